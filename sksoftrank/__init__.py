@@ -1,0 +1,76 @@
+"""scikit-learn classifiers whose softmax temperature sets the rank of what they learn.
+
+The public names are imported when they are first used, so that ``import sksoftrank``
+costs nothing and pulls in neither torch nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sksoftrank import (
+        compression,
+        datasets,
+        displays,
+        estimators,
+        inspection,
+        losses,
+        modules,
+        rank,
+        shifts,
+        training,
+    )
+    from sksoftrank.compression import RankCompressor
+    from sksoftrank.estimators import SoftRankMLPClassifier
+    from sksoftrank.training import SoftRankNet
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "RankCompressor": "compression",
+    "SoftRankMLPClassifier": "estimators",
+    "SoftRankNet": "training",
+}
+_SUBMODULES = (
+    "compression",
+    "datasets",
+    "displays",
+    "estimators",
+    "inspection",
+    "losses",
+    "modules",
+    "rank",
+    "shifts",
+    "training",
+)
+
+__all__ = [
+    "RankCompressor",
+    "SoftRankMLPClassifier",
+    "SoftRankNet",
+    "__version__",
+    "compression",
+    "datasets",
+    "displays",
+    "estimators",
+    "inspection",
+    "losses",
+    "modules",
+    "rank",
+    "shifts",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"sksoftrank.{_HOMES[name]}"), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"sksoftrank.{name}")
+    raise AttributeError(f"module 'sksoftrank' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

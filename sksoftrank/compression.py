@@ -1,0 +1,293 @@
+"""Projection of a representation on its leading directions, and how many to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.extmath import svd_flip
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+
+__all__ = ["RankCompressor"]
+
+FloatArray = npt.NDArray[np.float64]
+Head = Callable[[FloatArray], FloatArray]
+
+# Share of the variance that "auto" keeps where no head says what matters.
+AUTO_SHARE = 0.99
+
+
+class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Project rows on the leading principal directions of a representation.
+
+    A principal component analysis that takes sample weights and can choose its size by
+    what a classifier's head makes of the reconstruction.
+
+    Parameters
+    ----------
+    n_components : "auto", int, float or None, default="auto"
+        Directions to keep. "auto" keeps the fewest whose reconstruction, passed
+        through the `head` handed to `fit`, keeps accuracy within `tol` of the full
+        representation; without a head, those that hold 99 % of the variance. An int
+        keeps that many, a float in (0, 1) the fewest that hold that share of the
+        variance, None all.
+    tol : float, default=0.005
+        In [0, 1). Accuracy that "auto" may lose, as a share of the rows.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components_, n_features_in_)
+        Orthonormal directions, by decreasing variance.
+    mean_ : ndarray of shape (n_features_in_,)
+        Weighted mean of the rows.
+    n_components_ : int
+        Directions kept, at least one.
+    singular_values_ : ndarray of shape (n_features_in_,)
+        All singular values of the centred rows, each row multiplied by the square
+        root of its weight; descending.
+    explained_variance_ratio_ : ndarray of shape (n_components_,)
+        Share of the variance along each direction kept; zeros if there is none.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
+
+    Raises
+    ------
+    ValueError
+        At fit, if `n_components` exceeds the number of columns, or a head comes
+        without `y`.
+
+    See Also
+    --------
+    sklearn.decomposition.PCA : Without weights, and without the head-aware size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank import RankCompressor
+    >>> X = np.random.RandomState(0).randn(100, 2) @ [[3.0, 0.0, 1.0], [0.0, 2.0, 1.0]]
+    >>> compressor = RankCompressor().fit(X)
+    >>> compressor.n_components_
+    2
+    >>> bool(np.allclose(compressor.inverse_transform(compressor.transform(X)), X))
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "n_components": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, 1, closed="neither"),
+            None,
+        ],
+        "tol": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components: str | float | None = "auto",
+        *,
+        tol: float = 0.005,
+    ) -> None:
+        self.n_components = n_components
+        self.tol = tol
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        *,
+        head: Head | None = None,
+    ) -> RankCompressor:
+        """Find the directions of `X` and choose how many to keep.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            The representation, one row a sample.
+        y : array-like of shape (n,), default=None
+            Columns of the head's output that are right; needed with `head` only.
+        sample_weight : array-like of shape (n,), default=None
+            Non-negative weights; a weight of two is the row twice.
+        head : callable, default=None
+            Affine map from the representation (m, d) to scores of classes (m, c), for
+            ``n_components="auto"``.
+
+        Returns
+        -------
+        RankCompressor
+            Itself.
+        """
+        Z = validate_data(self, X, dtype=[np.float64, np.float32])
+        weight = _check_sample_weight(
+            sample_weight, Z, dtype=np.float64, ensure_non_negative=True
+        )
+        self._check_size(Z.shape[1])
+        codes = None if y is None else np.asarray(y)
+        if codes is None and head is not None:
+            raise ValueError(
+                "y must hold the right class of each row when head is given, got None. "
+                "Pass y, or leave head out."
+            )
+        check_consistent_length(Z, codes)
+
+        # Double precision: the small directions are differences of large sums.
+        dtype, Z = Z.dtype, Z.astype(np.float64, copy=False)
+        mean = weight @ Z / weight.sum()
+        centered = Z - mean
+        root = np.sqrt(weight)[:, None]
+        if len(Z) >= Z.shape[1]:
+            # The d x d scatter matrix: for n >> d much cheaper than an SVD of Z.
+            scatter = (centered * root).T @ (centered * root)
+            eigenvalues, vectors = linalg.eigh(scatter, overwrite_a=True)
+            s = np.sqrt(np.clip(eigenvalues[::-1], 0.0, None))
+            directions = vectors.T[::-1]
+        else:
+            # full_matrices completes the basis to d directions.
+            _, s, directions = linalg.svd(centered * root)
+            s = np.pad(s, (0, Z.shape[1] - len(s)))
+        # Rounding leaves a trace of directions that the rows don't have.
+        eps = np.finfo(np.float64).eps * max(Z.shape)
+        floor = np.sqrt(eps) * s[0] + eps * np.abs(Z).max()
+        s = np.where(s > floor, s, 0.0)
+        _, directions = svd_flip(None, directions, u_based_decision=False)
+
+        if self.n_components == "auto" and head is not None and codes is not None:
+            size = _sufficient_size(
+                centered, mean, directions, codes, weight, head, self.tol
+            )
+        else:
+            size = self._size_from_spectrum(s)
+        self.mean_ = mean.astype(dtype)
+        # A copy: a slice would keep all of the basis alive.
+        self.components_ = directions[:size].astype(dtype, order="C")
+        self.singular_values_ = s
+        total = (s**2).sum()
+        self.explained_variance_ratio_ = s[:size] ** 2 / (total if total > 0 else 1.0)
+        self.n_components_ = size
+        return self
+
+    def _check_size(self, n_features: int) -> None:
+        size = self.n_components
+        if isinstance(size, Integral) and size > n_features:
+            raise ValueError(
+                f"n_components must be at most the {n_features} columns of the "
+                f"representation, got {size}. Lower it, or use 'auto'."
+            )
+
+    def _size_from_spectrum(self, s: FloatArray) -> int:
+        if self.n_components is None:
+            return len(s)
+        if isinstance(self.n_components, Integral):
+            return int(self.n_components)
+        share = AUTO_SHARE if self.n_components == "auto" else float(self.n_components)  # type: ignore[arg-type]
+        cumulative = np.cumsum(s**2)
+        if cumulative[-1] == 0.0:
+            return 1
+        return int(np.searchsorted(cumulative, share * cumulative[-1])) + 1
+
+    def transform(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the coordinates of `X` along the directions kept.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            The representation.
+
+        Returns
+        -------
+        ndarray of shape (n, n_components_)
+            In the dtype of `X`.
+        """
+        check_is_fitted(self)
+        Z = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        components = self.components_.astype(Z.dtype, copy=False)
+        return (Z - self.mean_.astype(Z.dtype, copy=False)) @ components.T  # type: ignore[no-any-return]
+
+    def inverse_transform(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Return the rows in the representation's space that `X` stands for.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_components_)
+            Coordinates from `transform`.
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            The reconstruction, in the dtype of `X`.
+        """
+        check_is_fitted(self)
+        X = np.asarray(X)
+        if X.ndim != 2 or X.shape[1] != self.n_components_:
+            raise ValueError(
+                f"X must have the {self.n_components_} columns that transform returns, "
+                f"got shape {X.shape}. Pass its output."
+            )
+        dtype = X.dtype if X.dtype == np.float32 else np.float64
+        return X.astype(dtype, copy=False) @ self.components_.astype(
+            dtype, copy=False
+        ) + self.mean_.astype(dtype, copy=False)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _sufficient_size(
+    centered: FloatArray,
+    mean: FloatArray,
+    directions: FloatArray,
+    y: npt.NDArray[Any],
+    weight: FloatArray,
+    head: Head,
+    tol: float,
+) -> int:
+    """Return the fewest directions that keep the head's accuracy within `tol`.
+
+    The head is affine, so that each direction adds a rank-one term to the logits: all
+    sizes up to the answer cost one pass, where reconstructing each would cost as many.
+    """
+    origin = head(mean[None])
+    effects = head(directions + mean) - origin  # (d, c): what each direction adds
+    full = _accuracy(origin + centered @ (directions.T @ effects), y, weight)
+    logits = np.repeat(origin, len(centered), axis=0)
+    for size, (direction, effect) in enumerate(
+        zip(directions, effects, strict=True), start=1
+    ):
+        logits += np.outer(centered @ direction, effect)
+        # The slack absorbs the rounding of the two weighted means.
+        if _accuracy(logits, y, weight) >= full - tol - 1e-12:
+            return size
+    return len(directions)
+
+
+def _accuracy(
+    logits: FloatArray, y: npt.NDArray[Any], weight: FloatArray
+) -> float:
+    return float(np.average(logits.argmax(axis=1) == y, weights=weight))

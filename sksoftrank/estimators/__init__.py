@@ -1,0 +1,6 @@
+"""The scikit-learn estimators."""
+
+from sksoftrank.estimators._base import BaseSoftRankClassifier
+from sksoftrank.estimators._mlp import SoftRankMLPClassifier
+
+__all__ = ["BaseSoftRankClassifier", "SoftRankMLPClassifier"]

@@ -1,0 +1,862 @@
+"""What all classifiers share: the scikit-learn contract around a `SoftRankNet`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from skorch.callbacks import EarlyStopping, LRScheduler
+from skorch.helper import predefined_split
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.utils import Tags, check_random_state, compute_class_weight, gen_batches
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+)
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from sksoftrank.compression import RankCompressor
+from sksoftrank.estimators._data import encode, merge_duplicates, split_validation
+from sksoftrank.losses import TemperatureSchedule, as_schedule, temperature_softmax
+from sksoftrank.modules import EmbedHeadModule
+from sksoftrank.training import AccuracyStopping, InMemoryDataset, SoftRankNet
+from sksoftrank.training._batches import as_tensor
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
+
+# Class, parameters, and the base rate that learning_rate="auto" multiplies by the
+# square root of the temperature.
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], float]] = {
+    "adam": (torch.optim.Adam, {}, 1e-3),
+    "adamw": (torch.optim.AdamW, {}, 1e-3),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, 5e-2),
+}
+# Rows of a forward pass: its activations stay in the cache.
+INFERENCE_ROWS = 2048
+# Rows that the basis of the embedding is computed from, at most: ample for the
+# covariance of a few hundred directions, and fits of any size pay little for it.
+BASIS_ROWS = 10_000
+# rank_ counts the singular values above this share of the largest.
+RANK_TOL = 1e-2
+# Arguments of the net that the estimator has a parameter of its own for.
+_RESERVED = frozenset(
+    "module temperature lr max_epochs batch_size callbacks train_split verbose device "
+    "warm_start classes criterion__temperature".split()
+)
+
+
+class BaseSoftRankClassifier(
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClassifierMixin,
+    BaseEstimator,
+    ABC,
+):
+    """Base of the classifiers; a subclass adds the parameters of its module."""
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+        "temperature": [Interval(Real, 0, None, closed="neither"), TemperatureSchedule],
+        "n_components": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, 1, closed="neither"),
+            None,
+        ],
+        "compression_tol": [Interval(Real, 0, 1, closed="left")],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
+        "learning_rate": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="neither"),
+        ],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "lr_schedule": [StrOptions({"cosine", "constant"})],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "warm_start": ["boolean"],
+        "callbacks": [list, tuple, None],
+        "net_params": [dict, None],
+        "device": [str, torch.device, HasMethods("type")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    temperature: float | TemperatureSchedule
+    n_components: str | float | None
+    compression_tol: float
+    optimizer: str
+    learning_rate: str | float
+    weight_decay: float
+    lr_schedule: str
+    max_epochs: int
+    batch_size: int
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    tol: float
+    class_weight: dict[Any, float] | str | None
+    warm_start: bool
+    callbacks: list[Any] | None
+    net_params: dict[str, Any] | None
+    device: str | torch.device
+    random_state: int | np.random.RandomState | None
+    verbose: int
+
+    # -- What a subclass says of its module ----------------------------------------
+
+    @abstractmethod
+    def _module_recipe(self, n_features: int) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
+        """Return the module's class and parameters, less n_classes and the seed."""
+
+    @abstractmethod
+    def _embedding_width(self) -> int:
+        """Return the width of the embedding, or raise where it can't be had."""
+
+    def _min_batch_size(self) -> int:
+        """Return the fewest rows that the module can train on."""
+        return 1
+
+    # -- Training ------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Train the network on `X` and `y`, then find the basis of its embedding.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows. float32 and C-contiguous arrays, memory maps included, are
+            used where they lie.
+        y : array-like of shape (n_samples,)
+            Labels, of any type that scikit-learn takes for classes.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights of the rows.
+
+        Returns
+        -------
+        Self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For parameters or data that can't be trained on, before any training.
+        FloatingPointError
+            At the training step whose loss is not finite.
+        """
+        with self._unchanged_on_error():
+            warm = self.warm_start and hasattr(self, "net_")
+            X, labels = self._validate_training_data(X, y, reset=True)
+            classes, codes = np.unique(labels, return_inverse=True)
+            if len(classes) < 2:
+                raise ValueError(
+                    "y must hold at least two classes, got one class, "
+                    f"{classes.tolist()[0]!r}. Add rows of another."
+                )
+            if warm and not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    "warm_start=True needs the classes of the previous fit, "
+                    f"{self.classes_.tolist()}, got {classes.tolist()}. Set "
+                    "warm_start=False to start anew."
+                )
+            self._check_settings(X)
+            X, codes, weight = self._weigh(
+                X, codes.astype(np.int64, copy=False), sample_weight, classes
+            )
+            self.classes_ = classes
+            seeds = self._draw_seeds()
+            train = valid = None
+            if self.early_stopping:
+                train, valid = split_validation(
+                    codes, self.validation_fraction, seeds["split"]
+                )
+            dataset = _dataset(X, codes, weight, train)
+            valid_dataset = None if valid is None else _dataset(X, codes, weight, valid)
+
+            net = self._make_net(seeds, self.max_epochs, valid_dataset)
+            net.initialize()
+            if warm:
+                self._load_weights(net, self.net_.module_.state_dict())
+            net.partial_fit(dataset)
+            self._finish(net, dataset, seeds["rows"], history=[])
+            self._is_incremental = False
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        classes: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Train one epoch on `X` and `y`, going on from where the network is.
+
+        The learning rate is constant and a temperature schedule stays at its last
+        value, since the number of calls is not known. The basis of the embedding is
+        found anew from these rows. The optimizer's state lives from call to call, but
+        not in a pickle.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,)
+            Labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will ever come; required at the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights of the rows.
+
+        Returns
+        -------
+        Self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For parameters or data that can't be trained on, before any training.
+        FloatingPointError
+            At the training step whose loss is not finite; the network is then as it
+            was before the call.
+        """
+        with self._unchanged_on_error():
+            if isinstance(self.class_weight, str):
+                raise ValueError(
+                    "class_weight='balanced' can't be known from a part of the rows, "
+                    "as partial_fit sees them. Pass a dictionary of weights."
+                )
+            fitted = hasattr(self, "net_")
+            _check_partial_fit_first_call(self, classes)
+            if len(self.classes_) < 2:
+                raise ValueError(
+                    "classes must name at least two classes, got "
+                    f"{self.classes_.tolist()}. Name all that will ever come."
+                )
+            X, labels = self._validate_training_data(X, y, reset=not fitted)
+            codes = encode(labels, self.classes_)
+            self._check_settings(X)
+            X, codes, weight = self._weigh(X, codes, sample_weight, self.classes_)
+            dataset = _dataset(X, codes, weight)
+
+            seeds = self._draw_seeds()
+            if fitted and self._is_incremental:
+                net = self.net_
+                # Taken up when the net next trains.
+                net.set_params(
+                    temperature=self._last_temperature(),
+                    lr=self._first_learning_rate(incremental=True),
+                )
+            else:
+                net = self._make_net(seeds, 1, None, incremental=True)
+                net.initialize()
+                if fitted:
+                    self._load_weights(net, self.net_.module_.state_dict())
+            net.partial_fit(dataset)
+            history = self.history_ if fitted else []
+            self._finish(net, dataset, seeds["rows"], history=history)
+            self._is_incremental = True
+        return self
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Leave the estimator as it was if fitting fails: nothing is lost."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    def _validate_training_data(
+        self, X: Any, y: Any, *, reset: bool
+    ) -> tuple[Any, Array]:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            order="C",
+            reset=reset,
+        )
+        check_classification_targets(y)
+        return X, y
+
+    def _check_settings(self, X: Any) -> None:
+        """Check what the parameters' own ranges don't say."""
+        width = self._embedding_width()
+        if isinstance(self.n_components, Integral) and self.n_components > width:
+            raise ValueError(
+                f"n_components must be at most {width}, the width of the embedding, "
+                f"got {self.n_components}. Lower it, or use 'auto'."
+            )
+        if min(self.batch_size, X.shape[0]) < self._min_batch_size():
+            raise ValueError(
+                f"batch_size={self.batch_size} and {X.shape[0]} rows of X must both be "
+                f"at least {self._min_batch_size()} for a module with "
+                "normalization='batch'. Raise them, or use normalization='layer'."
+            )
+        reserved = _RESERVED.intersection(self.net_params or {})
+        if reserved:
+            raise ValueError(
+                f"net_params must leave {sorted(reserved)} to the estimator, got "
+                f"{self.net_params!r}. Use the estimator's own parameters for these."
+            )
+        self._resolve_device()
+
+    def _resolve_device(self) -> torch.device:
+        if self.device == "auto":
+            if torch.cuda.is_available():
+                return torch.device("cuda")
+            mps = torch.backends.mps.is_available()
+            return torch.device("mps" if mps else "cpu")
+        try:
+            device = torch.device(self.device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                "device must be 'auto' or a name that torch knows, such as 'cpu' or "
+                f"'cuda:0', got {self.device!r}. Use 'auto'."
+            ) from error
+        available = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available()
+            and (device.index or 0) < torch.cuda.device_count(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        if not available.get(device.type, False):
+            raise ValueError(
+                f"device must be one that this machine offers, got {self.device!r}. "
+                "Use 'auto' to take the best there is, or 'cpu'."
+            )
+        return device
+
+    def _weigh(
+        self,
+        X: Any,
+        codes: npt.NDArray[np.int64],
+        sample_weight: npt.ArrayLike | None,
+        classes: Array,
+    ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
+        """Return rows, codes and weights with mean one, None where all are equal."""
+        if X.shape[0] > self.batch_size and sample_weight is self.class_weight is None:
+            return X, codes, None
+        weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        if self.class_weight is not None:
+            by_class = compute_class_weight(
+                self.class_weight,
+                classes=classes,
+                y=classes[codes],
+                sample_weight=weight,
+            )
+            weight = weight * by_class[codes]
+            if not weight.any():
+                raise ValueError(
+                    f"class_weight must leave some row a positive weight, got "
+                    f"{self.class_weight!r}. Raise the weight of a class in y."
+                )
+        kept = weight > 0
+        if not kept.all():
+            X, codes, weight = X[kept], codes[kept], weight[kept]
+        if X.shape[0] <= self.batch_size:
+            X, codes, weight = merge_duplicates(X, codes, weight)
+        if (weight == weight[0]).all():
+            return X, codes, None
+        return X, codes, weight / weight.mean()
+
+    def _draw_seeds(self) -> dict[str, int]:
+        """Return seeds for each use of chance, so that no global generator is used."""
+        rng = self.random_state
+        if rng is None:
+            rng = np.random.RandomState()  # Fresh entropy, not numpy's global one.
+        names = ("module", "order", "split", "rows")
+        seeds = check_random_state(rng).randint(np.iinfo(np.int32).max, size=len(names))
+        return dict(zip(names, seeds.tolist(), strict=True))
+
+    # -- The net -------------------------------------------------------------------
+
+    def _last_temperature(self) -> float:
+        return as_schedule(self.temperature)(1.0)
+
+    def _first_learning_rate(self, *, incremental: bool = False) -> float:
+        if self.learning_rate != "auto":
+            return float(self.learning_rate)
+        progress = 1.0 if incremental else 0.0
+        base = OPTIMIZERS[self.optimizer][2]
+        return base * math.sqrt(as_schedule(self.temperature)(progress))
+
+    def _learning_rate_factors(self) -> list[float]:
+        """Return each epoch's learning rate over the first's.
+
+        The rate follows the square root of a scheduled temperature, and half a cosine
+        down.
+        """
+        epochs = range(self.max_epochs)
+        factors = [1.0 for _ in epochs]
+        if self.lr_schedule == "cosine":
+            factors = [(1 + math.cos(math.pi * e / self.max_epochs)) / 2 for e in epochs]
+        if self.learning_rate == "auto":
+            values = as_schedule(self.temperature).values(self.max_epochs)
+            factors = [
+                factor * math.sqrt(value / values[0])
+                for factor, value in zip(factors, values, strict=True)
+            ]
+        return [*factors, factors[-1]]  # torch asks once more after the last epoch.
+
+    def _make_net(
+        self,
+        seeds: dict[str, int],
+        max_epochs: int,
+        valid_dataset: InMemoryDataset | None,
+        *,
+        incremental: bool = False,
+    ) -> SoftRankNet:
+        callbacks: list[Any] = []
+        if not incremental:
+            factors = self._learning_rate_factors()
+            if len(set(factors)) > 1:
+                scheduler = LRScheduler(
+                    LambdaLR, lr_lambda=factors.__getitem__, event_name="lr"
+                )
+                callbacks.append(("lr_schedule", scheduler))
+        if valid_dataset is not None:
+            stopping = AccuracyStopping(
+                patience=self.n_iter_no_change, threshold=self.tol, load_best=True
+            )
+            callbacks.append(("early_stopping", stopping))
+        callbacks.extend(copy.deepcopy(self.callbacks or []))
+
+        module, module_params = self._module_recipe(self.n_features_in_)
+        optimizer, optimizer_params, _ = OPTIMIZERS[self.optimizer]
+        net_params = {
+            "optimizer": optimizer,
+            **{f"optimizer__{name}": v for name, v in optimizer_params.items()},
+            "optimizer__fused": True,
+            "optimizer__weight_decay": self.weight_decay,
+        }
+        given = self.net_params or {}
+        if "optimizer" in given:  # Then these are not its parameters.
+            net_params = {}
+        temperature = self._last_temperature() if incremental else self.temperature
+        return SoftRankNet(
+            module,
+            **{f"module__{name}": value for name, value in module_params.items()},
+            module__n_classes=len(self.classes_),
+            module__random_state=seeds["module"],
+            temperature=temperature,
+            lr=self._first_learning_rate(incremental=incremental),
+            max_epochs=max_epochs,
+            batch_size=self.batch_size,
+            train_split=None if valid_dataset is None else predefined_split(valid_dataset),
+            callbacks=callbacks,
+            classes=np.arange(len(self.classes_)),
+            verbose=int(self.verbose),
+            device=str(self._resolve_device()),
+            **{
+                "iterator_train__random_state": np.random.default_rng(seeds["order"]),
+                "iterator_train__min_batch_size": self._min_batch_size(),
+                **net_params,
+                **given,
+            },
+        )
+
+    def _load_weights(self, net: SoftRankNet, weights: dict[str, Tensor]) -> None:
+        own = net.module_.state_dict()
+        if {k: v.shape for k, v in own.items()} != {
+            k: v.shape for k, v in weights.items()
+        }:
+            raise ValueError(
+                "The module's parameters must stay as they were at the previous fit to "
+                "go on from its weights. Undo the change, or call clone(estimator) and "
+                "start anew."
+            )
+        net.module_.load_state_dict(weights)
+
+    def _finish(
+        self,
+        net: SoftRankNet,
+        dataset: InMemoryDataset,
+        seed: int,
+        history: list[dict[str, Any]],
+    ) -> None:
+        """Set the fitted attributes of a trained net."""
+        net.module_.eval()
+        epochs = [_public_record(record) for record in net.history[-net.max_epochs :]]
+        self.history_ = [
+            *history,
+            *({**e, "epoch": len(history) + i} for i, e in enumerate(epochs, start=1)),
+        ]
+        self.n_iter_ = len(self.history_)
+        for _, callback in net.callbacks_:
+            if isinstance(callback, EarlyStopping) and callback.best_epoch_:
+                best = net.history[callback.best_epoch_ - 1]
+                net.temperature_ = best["temperature"]
+        self.temperature_ = net.temperature_
+        self.net_ = net
+
+        X, codes, weight = _sample(dataset, seed)
+        self._fit_compressor(X, codes, weight, self.n_components, self.compression_tol)
+
+    def _fit_compressor(
+        self,
+        X: Any,
+        codes: npt.NDArray[np.int64] | None,
+        weight: FloatArray | None,
+        n_components: str | float | None,
+        tol: float,
+    ) -> None:
+        # In single precision, like the training: half the time of double.
+        Z = self._infer(X.astype(np.float32, copy=False), _embed)
+        head = copy.deepcopy(self.module_).cpu().double().head
+
+        def scores(z: FloatArray) -> FloatArray:
+            with torch.inference_mode():
+                return head(torch.from_numpy(z)).numpy()  # type: ignore[no-any-return]
+
+        logits = scores(Z.astype(np.float64))
+        if codes is None:
+            codes = logits.argmax(axis=1)
+        compressor = RankCompressor(n_components, tol=tol)
+        compressor.fit(Z, codes, weight, head=scores)
+        norms = np.linalg.norm(logits, axis=1)
+        s = compressor.singular_values_
+        self.compressor_ = compressor
+        self.n_components_ = compressor.n_components_
+        self.singular_values_ = s
+        self.rank_ = int(np.count_nonzero(s > RANK_TOL * s[0]))
+        self.logit_norm_ = float(np.average(norms, weights=weight))
+
+    def compress(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike | None = None,
+        *,
+        n_components: str | float | None = "auto",
+        compression_tol: float | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
+        """Find the basis and the size of the embedding anew, without any training.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows that stand for those to be transformed.
+        y : array-like of shape (n_samples,), default=None
+            Their labels, for ``n_components="auto"``. None takes the network's own
+            predictions: the size is then the least that keeps those.
+        n_components : "auto", int, float or None, default="auto"
+            As in the constructor.
+        compression_tol : float, default=None
+            As in the constructor; None takes the estimator's.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights of the rows.
+
+        Returns
+        -------
+        Self
+            The estimator, whose `transform` uses the new basis.
+
+        Raises
+        ------
+        ValueError
+            For parameters or data out of range; the estimator keeps its basis.
+        """
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+        codes = None if y is None else encode(np.asarray(y), self.classes_)
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+        tol = self.compression_tol if compression_tol is None else compression_tol
+        self._fit_compressor(X, codes, weight, n_components, tol)
+        return self
+
+    # -- Inference -----------------------------------------------------------------
+
+    @property
+    def module_(self) -> EmbedHeadModule:
+        """The trained network."""
+        try:
+            return self.__dict__["net_"].module_  # type: ignore[no-any-return]
+        except KeyError:
+            raise AttributeError(
+                f"This {type(self).__name__} has no module_ before it is fitted."
+            ) from None
+
+    def _validate_rows(self, X: Any) -> Any:
+        return validate_data(
+            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
+        )
+
+    def _infer(
+        self, X: Any, compute: Callable[[EmbedHeadModule, Tensor], Tensor]
+    ) -> Array:
+        """Return what `compute` makes of the rows, in the dtype of `X`.
+
+        In double precision where `X` is: a row's result then does not depend on which
+        rows come with it, to more digits than anyone compares.
+        """
+        device = torch.device(self.net_.device)
+        module = self.module_
+        double = X.dtype == np.float64 and device.type != "mps"
+        if double:
+            module = copy.deepcopy(module).double()
+        outputs = []
+        with torch.inference_mode():
+            for rows in gen_batches(X.shape[0], INFERENCE_ROWS):
+                chunk = X[rows].toarray() if sparse.issparse(X) else X[rows]
+                x = as_tensor(chunk, double=double).to(device)
+                outputs.append(compute(module, x).cpu().numpy())
+        output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+        # Indices from predict stay integers.
+        return output.astype(X.dtype, copy=False) if output.dtype.kind == "f" else output
+
+    def decision_function(self, X: npt.ArrayLike) -> Array:
+        """Return the logits over the temperature the network was trained at.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes) or (n_samples,)
+            What the softmax turns into probabilities; for two classes the difference
+            in favour of ``classes_[1]``.
+        """
+        check_is_fitted(self)
+        temperature = self.temperature_
+        scores = self._infer(
+            self._validate_rows(X), lambda module, x: module(x) / temperature
+        )
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: npt.ArrayLike) -> Array:
+        """Return the most probable class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Elements of ``classes_``.
+        """
+        check_is_fitted(self)
+        codes = self._infer(
+            self._validate_rows(X), lambda module, x: module(x).argmax(dim=1)
+        )
+        return self.classes_[codes]  # type: ignore[no-any-return]
+
+    def predict_proba(self, X: npt.ArrayLike) -> Array:
+        """Return ``softmax(logits / temperature_)``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``.
+        """
+        check_is_fitted(self)
+        temperature = self.temperature_
+        return self._infer(
+            self._validate_rows(X),
+            lambda module, x: temperature_softmax(module(x), temperature),
+        )
+
+    def predict_log_proba(self, X: npt.ArrayLike) -> Array:
+        """Return the logarithm of `predict_proba`, without its underflow.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Log-probabilities, in the order of ``classes_``.
+        """
+        check_is_fitted(self)
+        temperature = self.temperature_
+        return self._infer(
+            self._validate_rows(X),
+            lambda module, x: torch.log_softmax(module(x) / temperature, dim=1),
+        )
+
+    def embed(self, X: npt.ArrayLike) -> Array:
+        """Return the full penultimate representation.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, d)
+            What the head turns into logits.
+        """
+        check_is_fitted(self)
+        return self._infer(self._validate_rows(X), _embed)
+
+    def transform(self, X: npt.ArrayLike) -> Array:
+        """Return the embedding, projected on its leading directions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components_)
+            Coordinates along ``compressor_.components_``, in the dtype of `X`.
+        """
+        check_is_fitted(self)
+        X = self._validate_rows(X)
+        # Copies into torch's memory, whose alignment the last digits depend on.
+        basis = torch.tensor(self.compressor_.components_).T
+        offset = -torch.tensor(self.compressor_.mean_) @ basis
+
+        def project(module: EmbedHeadModule, x: Tensor) -> Tensor:
+            z = module.embed(x)
+            return torch.addmm(offset.to(z), z, basis.to(z))
+
+        return self._infer(X, project)
+
+    # -- scikit-learn's conventions --------------------------------------------------
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Weights as arrays, and what rebuilds the net around them: no optimizer,
+        # callbacks or data, and no trace of the device.
+        state: dict[str, Any] = dict(super().__getstate__())
+        net = state.pop("net_", None)
+        if net is not None:
+            state["_net_recipe"] = (net.module, net.get_params_for("module"))
+            state["_weights"] = {
+                name: tensor.numpy(force=True)
+                for name, tensor in net.module_.state_dict().items()
+            }
+            state["_is_incremental"] = False  # Its optimizer is gone.
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        recipe, weights = state.pop("_net_recipe", None), state.pop("_weights", None)
+        super().__setstate__(state)
+        if recipe is None:
+            return
+        module, module_params = recipe
+        try:
+            device = self._resolve_device()
+        except ValueError:  # Trained on a device that this machine hasn't got.
+            device = torch.device("cpu")
+        self.net_ = SoftRankNet(
+            module,
+            **{f"module__{name}": value for name, value in module_params.items()},
+            temperature=self.temperature_,
+            classes=np.arange(len(self.classes_)),
+            callbacks="disable",
+            train_split=None,
+            verbose=0,
+            device=str(device),
+        ).initialize()
+        self.module_.load_state_dict(
+            {name: torch.from_numpy(array) for name, array in weights.items()}
+        )
+        self.module_.eval()
+
+
+def _embed(module: EmbedHeadModule, x: Tensor) -> Tensor:
+    return module.embed(x)
+
+
+def _dataset(
+    X: Any,
+    codes: npt.NDArray[np.int64],
+    weight: FloatArray | None,
+    rows: npt.NDArray[np.intp] | None = None,
+) -> InMemoryDataset:
+    if rows is None:
+        return InMemoryDataset(X, codes, weight)
+    return InMemoryDataset(X[rows], codes[rows], None if weight is None else weight[rows])
+
+
+def _sample(
+    dataset: InMemoryDataset, seed: int
+) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
+    """Return at most `BASIS_ROWS` rows, codes and weights of a dataset."""
+    X, codes, weight = dataset.X, dataset.y, dataset.sample_weight
+    n_rows = X.shape[0]
+    if n_rows > BASIS_ROWS:
+        rng = np.random.default_rng(seed)
+        rows = np.sort(rng.choice(n_rows, BASIS_ROWS, replace=False))
+        X, codes = X[rows], codes[rows]
+        weight = None if weight is None else weight[rows]
+    return X, codes, weight
+
+
+def _public_record(record: dict[str, Any]) -> dict[str, Any]:
+    """Return skorch's record of an epoch, less bookkeeping and times."""
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in record.items()
+        if name not in ("batches", "dur", "event_lr")
+        and not name.endswith(("_best", "_batch_count"))
+    }

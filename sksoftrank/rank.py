@@ -1,0 +1,466 @@
+"""Spectra and ranks of a matrix: how many directions a representation uses.
+
+Every function takes a matrix with one row a sample, as a numpy array or a torch
+tensor, and computes in float64. None of them centres the rows unless asked to: ranks
+of logits are usually read uncentred, variances of representations centred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg
+
+__all__ = [
+    "effective_rank",
+    "numerical_rank",
+    "participation_ratio",
+    "rank_deficit",
+    "rank_report",
+    "rankme",
+    "singular_values",
+    "stable_rank",
+    "variance_rank",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def _as_matrix(Z: Any) -> FloatArray:
+    """Return `Z` as a finite (n, d) float64 array, whatever it was made of."""
+    if hasattr(Z, "detach"):  # A tensor, on any device, in any precision.
+        Z = Z.detach().cpu().double().numpy()
+    Z = np.asarray(Z, dtype=np.float64)
+    if Z.ndim != 2 or 0 in Z.shape:
+        raise ValueError(
+            "Z must be a matrix (n_samples, n_features) with at least one row and one "
+            f"column, got shape {Z.shape}. Reshape a single row with Z.reshape(1, -1)."
+        )
+    if not np.isfinite(Z).all():
+        raise ValueError(
+            f"Z contains {np.count_nonzero(~np.isfinite(Z))} values that are NaN or "
+            "infinite, and has no rank. Find where they come from, or drop those rows."
+        )
+    return Z
+
+
+def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
+    """Return the singular values of a matrix, largest first.
+
+    Parameters
+    ----------
+    Z : array-like or Tensor of shape (n, d)
+        One row a sample.
+    center : bool, default=False
+        Whether to subtract the mean row first.
+
+    Returns
+    -------
+    ndarray of shape (min(n, d),)
+        Non-negative, in descending order.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is not a matrix, is empty, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import singular_values
+    >>> singular_values(np.diag([3.0, 4.0]))
+    array([4., 3.])
+    """
+    Z = _as_matrix(Z)
+    scale = np.abs(Z).max()
+    if scale == 0.0:
+        return np.zeros(min(Z.shape))
+    Z = Z / scale  # Squares then neither overflow nor vanish.
+    rounding = 0.0
+    if center:
+        Z = Z - Z.mean(axis=0)
+        # What is left of equal rows is the rounding of their mean, not a direction.
+        rounding = np.finfo(np.float64).eps * max(Z.shape)
+    s: FloatArray = linalg.svdvals(Z)
+    return np.where(s > rounding, s, 0.0) * scale
+
+
+def _relative(s: FloatArray) -> FloatArray:
+    """Return the spectrum `s` over its largest value; empty if that is zero."""
+    return s / s[0] if s[0] > 0.0 else s[:0]
+
+
+def _numerical_rank(s: FloatArray, tol: float) -> int:
+    return int(np.count_nonzero(_relative(s) > tol))
+
+
+def _entropy_rank(p: FloatArray) -> float:
+    p = p[p > 0.0]
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def _effective_rank(s: FloatArray) -> float:
+    r = _relative(s)
+    return _entropy_rank(r / r.sum()) if r.size else 0.0
+
+
+def _rankme(s: FloatArray, eps: float) -> float:
+    r = _relative(s)
+    return _entropy_rank(r / r.sum() + eps) if r.size else 0.0
+
+
+def _stable_rank(s: FloatArray) -> float:
+    return float((_relative(s) ** 2).sum())
+
+
+def _participation_ratio(s: FloatArray) -> float:
+    eigenvalues = _relative(s) ** 2
+    if not eigenvalues.size:
+        return 0.0
+    return float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum())
+
+
+def _variance_rank(s: FloatArray, share: float) -> int:
+    cumulative = np.cumsum(_relative(s) ** 2)
+    if not cumulative.size:
+        return 0
+    # The last value is the exact total, so share=1.0 is always reached.
+    return int(np.searchsorted(cumulative, share * cumulative[-1])) + 1
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 < value <= 1.0:
+        raise ValueError(
+            f"{name} must be in (0, 1], got {value!r}. Use 0.99 for 99 % of the "
+            "variance."
+        )
+
+
+def _check_tol(tol: float) -> None:
+    if not 0.0 <= tol < 1.0:
+        raise ValueError(
+            f"tol must be in [0, 1), a share of the largest singular value, got "
+            f"{tol!r}. Use 1e-3 for directions above a thousandth of the largest."
+        )
+
+
+def numerical_rank(Z: Any, tol: float = 1e-3, *, center: bool = False) -> int:
+    """Count the singular values above `tol` times the largest.
+
+    Parameters
+    ----------
+    Z : array-like or Tensor of shape (n, d)
+        One row a sample.
+    tol : float, default=1e-3
+        In [0, 1). Singular values at most ``tol * s[0]`` count as zero.
+    center : bool, default=False
+        Whether to subtract the mean row first.
+
+    Returns
+    -------
+    int
+        Between 0 (a zero matrix) and ``min(n, d)``.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is not a finite matrix or `tol` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import numerical_rank
+    >>> numerical_rank(np.diag([1.0, 0.1, 1e-6]))
+    2
+    """
+    _check_tol(tol)
+    return _numerical_rank(singular_values(Z, center=center), tol)
+
+
+def effective_rank(Z: Any, *, center: bool = False) -> float:
+    """Exponential of the entropy of the normalised singular values.
+
+    ``exp(-sum(p * log(p)))`` with ``p = s / sum(s)``.
+
+    Parameters
+    ----------
+    Z : array-like or Tensor of shape (n, d)
+        One row a sample.
+    center : bool, default=False
+        Whether to subtract the mean row first.
+
+    Returns
+    -------
+    float
+        Between 1 and ``min(n, d)``, or 0 for a zero matrix; lower is more
+        compressible.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is not a finite matrix.
+
+    References
+    ----------
+    Roy and Vetterli (2007), "The effective rank: a measure of effective
+    dimensionality", EUSIPCO, definition 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import effective_rank
+    >>> round(effective_rank(np.eye(5)), 6)
+    5.0
+    """
+    return _effective_rank(singular_values(Z, center=center))
+
+
+def rankme(Z: Any, *, eps: float = 1e-7, center: bool = False) -> float:
+    """Effective rank as RankMe defines it, with a floor under each share.
+
+    ``exp(-sum(p * log(p)))`` with ``p = s / sum(s) + eps``.
+
+    Parameters
+    ----------
+    Z : array-like or Tensor of shape (n, d)
+        One row a sample.
+    eps : float, default=1e-7
+        Added to each share; the default is the paper's for float32.
+    center : bool, default=False
+        Whether to subtract the mean row first.
+
+    Returns
+    -------
+    float
+        About 1 to ``min(n, d)``, or 0 for a zero matrix.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is not a finite matrix.
+
+    References
+    ----------
+    Garrido et al. (2023), "RankMe", ICML, equations 1 and 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import rankme
+    >>> round(rankme(np.eye(5)), 3)
+    5.0
+    """
+    return _rankme(singular_values(Z, center=center), eps)
+
+
+def stable_rank(Z: Any, *, center: bool = False) -> float:
+    """Squared Frobenius norm over squared spectral norm.
+
+    ``sum(s ** 2) / s[0] ** 2``.
+
+    Parameters
+    ----------
+    Z : array-like or Tensor of shape (n, d)
+        One row a sample.
+    center : bool, default=False
+        Whether to subtract the mean row first.
+
+    Returns
+    -------
+    float
+        Between 1 and the rank, or 0 for a zero matrix.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is not a finite matrix.
+
+    References
+    ----------
+    Rudelson and Vershynin (2007), "Sampling from large matrices", J. ACM 54(4).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import stable_rank
+    >>> stable_rank(np.diag([2.0, 1.0]))
+    1.25
+    """
+    return _stable_rank(singular_values(Z, center=center))
+
+
+def participation_ratio(Z: Any, *, center: bool = False) -> float:
+    """Squared sum of the eigenvalues of ``Z.T @ Z`` over the sum of their squares.
+
+    ``sum(v) ** 2 / sum(v ** 2)`` with ``v = s ** 2``.
+
+    Parameters
+    ----------
+    Z : array-like or Tensor of shape (n, d)
+        One row a sample.
+    center : bool, default=False
+        Whether to subtract the mean row first.
+
+    Returns
+    -------
+    float
+        Between 1 and the rank, or 0 for a zero matrix.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is not a finite matrix.
+
+    References
+    ----------
+    Gao et al. (2017), "A theory of multineuronal dimensionality, dynamics and
+    measurement", bioRxiv 214262.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import participation_ratio
+    >>> round(participation_ratio(np.eye(4)), 6)
+    4.0
+    """
+    return _participation_ratio(singular_values(Z, center=center))
+
+
+def variance_rank(Z: Any, share: float = 0.99, *, center: bool = True) -> int:
+    """Fewest leading directions that hold `share` of the variance.
+
+    Parameters
+    ----------
+    Z : array-like or Tensor of shape (n, d)
+        One row a sample.
+    share : float, default=0.99
+        In (0, 1]. Share of the sum of squared singular values.
+    center : bool, default=True
+        Whether to subtract the mean row first, as a variance does.
+
+    Returns
+    -------
+    int
+        Between 1 and the rank, or 0 for a zero matrix.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is not a finite matrix or `share` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import variance_rank
+    >>> variance_rank(np.diag([10.0, 5.0, 0.1]), 0.99, center=False)
+    2
+    """
+    _check_share("share", share)
+    return _variance_rank(singular_values(Z, center=center), share)
+
+
+def rank_deficit(logits: Any, n_classes: int | None = None, tol: float = 1e-3) -> int:
+    """Number of classes minus the numerical rank of the logits.
+
+    Parameters
+    ----------
+    logits : array-like or Tensor of shape (n, n_classes)
+        Scores of the classes, before the softmax; not centred.
+    n_classes : int, default=None
+        Number of classes; None takes the columns of `logits`.
+    tol : float, default=1e-3
+        In [0, 1). Tolerance of the numerical rank.
+
+    Returns
+    -------
+    int
+        At least 0; higher means that the classes share fewer directions.
+
+    Raises
+    ------
+    ValueError
+        If `logits` is not a finite matrix, or has fewer rows than classes: its rank
+        is then bounded by the sample and not by the network.
+
+    References
+    ----------
+    Masarczyk et al. (2025), arXiv:2506.01562, "rank-deficit bias".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import rank_deficit
+    >>> rank_deficit(np.diag([1.0, 1.0, 0.0]))
+    1
+    """
+    _check_tol(tol)
+    Z = _as_matrix(logits)
+    n_classes = Z.shape[1] if n_classes is None else n_classes
+    if min(Z.shape) < n_classes:
+        raise ValueError(
+            f"logits must have at least n_classes={n_classes} rows and columns, got "
+            f"shape {Z.shape}: the deficit would be the sample's. Pass more rows."
+        )
+    return n_classes - _numerical_rank(singular_values(Z), tol)
+
+
+def rank_report(
+    Z: Any,
+    *,
+    center: bool = True,
+    tols: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    shares: Sequence[float] = (0.9, 0.99, 0.999),
+) -> dict[str, Any]:
+    """Give all ranks of a matrix at several tolerances, with what they depend on.
+
+    Parameters
+    ----------
+    Z : array-like or Tensor of shape (n, d)
+        One row a sample.
+    center : bool, default=True
+        Whether to subtract the mean row first.
+    tols : sequence of float, default=(0.1, 0.01, 0.001, 0.0001)
+        Tolerances of the numerical rank.
+    shares : sequence of float, default=(0.9, 0.99, 0.999)
+        Shares of the variance.
+
+    Returns
+    -------
+    dict
+        ``n_samples``, ``n_features``, ``center``, ``effective_rank``, ``rankme``,
+        ``stable_rank``, ``participation_ratio``, and two dictionaries:
+        ``numerical_rank`` by tolerance, ``variance_rank`` by share.
+
+    Raises
+    ------
+    ValueError
+        If `Z` is not a finite matrix or a tolerance or share is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import rank_report
+    >>> report = rank_report(np.diag([10.0, 5.0, 0.1]), center=False)
+    >>> report["numerical_rank"][0.1], report["variance_rank"][0.99]
+    (2, 2)
+    """
+    for tol in tols:
+        _check_tol(tol)
+    for share in shares:
+        _check_share("shares", share)
+    Z = _as_matrix(Z)
+    s = singular_values(Z, center=center)
+    return {
+        "n_samples": Z.shape[0],
+        "n_features": Z.shape[1],
+        "center": center,
+        "effective_rank": _effective_rank(s),
+        "rankme": _rankme(s, eps=1e-7),
+        "stable_rank": _stable_rank(s),
+        "participation_ratio": _participation_ratio(s),
+        "numerical_rank": {tol: _numerical_rank(s, tol) for tol in tols},
+        "variance_rank": {share: _variance_rank(s, share) for share in shares},
+    }
