@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import linalg
+import torch
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -24,11 +24,12 @@ from sklearn.utils.validation import (
     check_is_fitted,
     validate_data,
 )
+from torch import Tensor
 
 __all__ = ["RankCompressor"]
 
 FloatArray = npt.NDArray[np.float64]
-Head = Callable[[FloatArray], FloatArray]
+Head = Callable[[Tensor], Tensor]
 
 # Share of the variance that "auto" keeps where no head says what matters.
 AUTO_SHARE = 0.99
@@ -126,12 +127,13 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         X : array-like of shape (n, d)
             The representation, one row a sample.
         y : array-like of shape (n,), default=None
-            Columns of the head's output that are right; needed with `head` only.
+            Column of the head's output that is right for each row; needed with `head`
+            only.
         sample_weight : array-like of shape (n,), default=None
             Non-negative weights; a weight of two is the row twice.
         head : callable, default=None
-            Affine map from the representation (m, d) to scores of classes (m, c), for
-            ``n_components="auto"``.
+            Affine map from float64 tensors (m, d) of the representation to scores of
+            the classes (m, c), for ``n_components="auto"``.
 
         Returns
         -------
@@ -151,36 +153,34 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             )
         check_consistent_length(Z, codes)
 
-        # Double precision: the small directions are differences of large sums.
-        dtype, Z = Z.dtype, Z.astype(np.float64, copy=False)
-        mean = weight @ Z / weight.sum()
-        centered = Z - mean
-        root = np.sqrt(weight)[:, None]
-        if len(Z) >= Z.shape[1]:
-            # The d x d scatter matrix: for n >> d much cheaper than an SVD of Z.
-            scatter = (centered * root).T @ (centered * root)
-            eigenvalues, vectors = linalg.eigh(scatter, overwrite_a=True)
-            s = np.sqrt(np.clip(eigenvalues[::-1], 0.0, None))
-            directions = vectors.T[::-1]
-        else:
-            # full_matrices completes the basis to d directions.
-            _, s, directions = linalg.svd(centered * root)
-            s = np.pad(s, (0, Z.shape[1] - len(s)))
+        # In double precision: small directions are differences of large sums. In torch,
+        # because between two training steps a second library's threads, waking up
+        # next to torch's, would cost more than the work.
+        z, w = torch.tensor(Z, dtype=torch.float64), torch.from_numpy(weight)
+        mean = w @ z / w.sum()
+        centered = z - mean
+        weighted = centered if sample_weight is None else centered * w.sqrt()[:, None]
+        s, directions = _principal_directions(weighted)
         # Rounding leaves a trace of directions that the rows don't have.
         eps = np.finfo(np.float64).eps * max(Z.shape)
         floor = np.sqrt(eps) * s[0] + eps * np.abs(Z).max()
         s = np.where(s > floor, s, 0.0)
-        _, directions = svd_flip(None, directions, u_based_decision=False)
 
         if self.n_components == "auto" and head is not None and codes is not None:
             size = _sufficient_size(
-                centered, mean, directions, codes, weight, head, self.tol
+                centered,
+                mean,
+                torch.from_numpy(directions),
+                torch.from_numpy(codes.astype(np.int64, copy=False)),
+                w / w.sum(),
+                head,
+                self.tol,
             )
         else:
             size = self._size_from_spectrum(s)
-        self.mean_ = mean.astype(dtype)
+        self.mean_ = mean.numpy().astype(Z.dtype)
         # A copy: a slice would keep all of the basis alive.
-        self.components_ = directions[:size].astype(dtype, order="C")
+        self.components_ = directions[:size].astype(Z.dtype, order="C")
         self.singular_values_ = s
         total = (s**2).sum()
         self.explained_variance_ratio_ = s[:size] ** 2 / (total if total > 0 else 1.0)
@@ -259,12 +259,28 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return tags
 
 
+def _principal_directions(weighted: Tensor) -> tuple[FloatArray, FloatArray]:
+    """Return all d singular values, descending, and the d x d matrix of directions."""
+    n, d = weighted.shape
+    if n >= d:
+        # The d x d scatter matrix: for n >> d far cheaper than an SVD of the rows.
+        eigenvalues, vectors = torch.linalg.eigh(weighted.T @ weighted)
+        s = eigenvalues.flip(0).clamp_min(0.0).sqrt()
+        directions = vectors.T.flip(0)
+    else:
+        # full_matrices completes the basis to d directions.
+        _, s, directions = torch.linalg.svd(weighted, full_matrices=True)
+        s = torch.nn.functional.pad(s, (0, d - n))
+    _, flipped = svd_flip(None, directions.numpy(), u_based_decision=False)
+    return s.numpy(), flipped
+
+
 def _sufficient_size(
-    centered: FloatArray,
-    mean: FloatArray,
-    directions: FloatArray,
-    y: npt.NDArray[Any],
-    weight: FloatArray,
+    centered: Tensor,
+    mean: Tensor,
+    directions: Tensor,
+    codes: Tensor,
+    weight: Tensor,
     head: Head,
     tol: float,
 ) -> int:
@@ -273,21 +289,17 @@ def _sufficient_size(
     The head is affine, so that each direction adds a rank-one term to the logits: all
     sizes up to the answer cost one pass, where reconstructing each would cost as many.
     """
+
+    def accuracy(logits: Tensor) -> float:
+        return float(weight @ (logits.argmax(dim=1) == codes).double())
+
     origin = head(mean[None])
     effects = head(directions + mean) - origin  # (d, c): what each direction adds
-    full = _accuracy(origin + centered @ (directions.T @ effects), y, weight)
-    logits = np.repeat(origin, len(centered), axis=0)
-    for size, (direction, effect) in enumerate(
-        zip(directions, effects, strict=True), start=1
-    ):
-        logits += np.outer(centered @ direction, effect)
+    full = accuracy(origin + centered @ (directions.T @ effects))
+    logits = origin.repeat(len(centered), 1)
+    for size in range(1, len(directions)):
+        logits.addr_(centered @ directions[size - 1], effects[size - 1])
         # The slack absorbs the rounding of the two weighted means.
-        if _accuracy(logits, y, weight) >= full - tol - 1e-12:
+        if accuracy(logits) >= full - tol - 1e-12:
             return size
     return len(directions)
-
-
-def _accuracy(
-    logits: FloatArray, y: npt.NDArray[Any], weight: FloatArray
-) -> float:
-    return float(np.average(logits.argmax(axis=1) == y, weights=weight))

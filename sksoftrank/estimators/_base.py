@@ -56,9 +56,9 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], float]]
 }
 # Rows of a forward pass: its activations stay in the cache.
 INFERENCE_ROWS = 2048
-# Rows that the basis of the embedding is computed from, at most: ample for the
-# covariance of a few hundred directions, and fits of any size pay little for it.
-BASIS_ROWS = 10_000
+# Rows that the basis of the embedding is computed from, at most: ample for the leading
+# directions among a few hundred, and a fit of any size pays little for it.
+BASIS_ROWS = 4096
 # rank_ counts the singular values above this share of the largest.
 RANK_TOL = 1e-2
 # Arguments of the net that the estimator has a parameter of its own for.
@@ -473,6 +473,8 @@ class BaseSoftRankClassifier(
         given = self.net_params or {}
         if "optimizer" in given:  # Then these are not its parameters.
             net_params = {}
+        if not self.verbose:  # It would format its table all the same.
+            net_params["callbacks__print_log"] = None
         temperature = self._last_temperature() if incremental else self.temperature
         return SoftRankNet(
             module,
@@ -544,16 +546,12 @@ class BaseSoftRankClassifier(
         # In single precision, like the training: half the time of double.
         Z = self._infer(X.astype(np.float32, copy=False), _embed)
         head = copy.deepcopy(self.module_).cpu().double().head
-
-        def scores(z: FloatArray) -> FloatArray:
-            with torch.inference_mode():
-                return head(torch.from_numpy(z)).numpy()  # type: ignore[no-any-return]
-
-        logits = scores(Z.astype(np.float64))
-        if codes is None:
-            codes = logits.argmax(axis=1)
-        compressor = RankCompressor(n_components, tol=tol)
-        compressor.fit(Z, codes, weight, head=scores)
+        with torch.inference_mode():
+            logits = head(torch.tensor(Z, dtype=torch.float64)).numpy()
+            if codes is None:
+                codes = logits.argmax(axis=1)
+            compressor = RankCompressor(n_components, tol=tol)
+            compressor.fit(Z, codes, weight, head=head)
         norms = np.linalg.norm(logits, axis=1)
         s = compressor.singular_values_
         self.compressor_ = compressor

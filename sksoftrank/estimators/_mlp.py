@@ -108,7 +108,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     n_components_ : int
         Columns of `transform`.
     singular_values_ : ndarray of shape (d,)
-        Singular values of the centred training embedding (of 10,000 rows at most).
+        Singular values of the centred training embedding (of 4,096 rows at most).
     rank_ : int
         Singular values above a hundredth of the largest.
     logit_norm_ : float

@@ -1,0 +1,103 @@
+"""What the benchmarks share: interleaved timing, data, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+import sksoftrank
+
+ROOT = Path(__file__).resolve().parent
+RESULTS = ROOT / "results"
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that every benchmark takes."""
+    p = argparse.ArgumentParser(description=description)
+    p.add_argument(
+        "--data",
+        default=os.environ.get("SKSOFTRANK_DATA", ROOT.parent.parent / "shared/data"),
+        type=Path,
+        help="folder of the real data sets (default $SKSOFTRANK_DATA or ../shared/data)",
+    )
+    p.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return p
+
+
+def find_data(folder: Path, name: str) -> Path:
+    """Return the path of a data set, or end with a sentence that says where it goes."""
+    path = folder / name
+    if not path.exists():
+        sys.exit(f"{name} is not in {folder}: pass --data DIR or set $SKSOFTRANK_DATA.")
+    return path
+
+
+def interleaved(
+    tasks: dict[str, Callable[[], Any]], repeats: int
+) -> dict[str, list[float]]:
+    """Time each task `repeats` times in turn, after one untimed turn; seconds."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for turn in range(repeats + 1):
+        # Every other turn backwards: no task always follows the same one.
+        for name in list(tasks)[:: 1 if turn % 2 else -1]:
+            start = time.perf_counter()
+            tasks[name]()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratios(times: dict[str, list[float]], ours: str) -> dict[str, float]:
+    """Return the median over turns of each task's time over ours."""
+    base = np.array(times[ours])
+    return {
+        name: float(np.median(np.array(values) / base))
+        for name, values in times.items()
+        if name != ours
+    }
+
+
+def mean_interval(values: Any) -> tuple[float, float]:
+    """Return the mean and the half-width of its 95 % t-interval."""
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return float(values.mean()), float("nan")
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(values.mean()), float(half)
+
+
+def _git(*args: str) -> str:
+    return subprocess.run(
+        ["git", *args], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+def write(name: str, results: Any, **settings: Any) -> None:
+    """Write results with what they depend on to ``results/<name>.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    record = {
+        "benchmark": name,
+        "commit": _git("rev-parse", "--short", "HEAD")
+        + ("-dirty" if _git("status", "--porcelain", "--", "sksoftrank") else ""),
+        "version": sksoftrank.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": "cpu",
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        **settings,
+        "results": results,
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
