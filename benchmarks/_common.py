@@ -30,7 +30,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--data",
         default=os.environ.get("SKSOFTRANK_DATA", ROOT.parent.parent / "shared/data"),
         type=Path,
-        help="folder of the real data sets (default $SKSOFTRANK_DATA or ../shared/data)",
+        help="folder of the data sets (default $SKSOFTRANK_DATA, else ../shared/data)",
     )
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     return p

@@ -12,9 +12,9 @@ import warnings
 import numpy as np
 import torch
 from _common import interleaved, parser, ratios, write
-from skorch import NeuralNetClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+from skorch import NeuralNetClassifier
 from torch import nn
 from torch.nn import functional as F
 
@@ -71,7 +71,12 @@ def stock_skorch(X, y, n_classes, hidden, epochs):
 
 def scikit_learn(X, y, n_classes, hidden, epochs):
     clf = MLPClassifier(
-        hidden, batch_size=BATCH, learning_rate_init=LR, max_iter=epochs, tol=0.0, alpha=0.0
+        hidden,
+        batch_size=BATCH,
+        learning_rate_init=LR,
+        max_iter=epochs,
+        tol=0.0,
+        alpha=0.0,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -200,7 +200,7 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             return len(s)
         if isinstance(self.n_components, Integral):
             return int(self.n_components)
-        share = AUTO_SHARE if self.n_components == "auto" else float(self.n_components)  # type: ignore[arg-type]
+        share = AUTO_SHARE if self.n_components == "auto" else float(self.n_components)
         cumulative = np.cumsum(s**2)
         if cumulative[-1] == 0.0:
             return 1
@@ -222,7 +222,7 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_is_fitted(self)
         Z = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         components = self.components_.astype(Z.dtype, copy=False)
-        return (Z - self.mean_.astype(Z.dtype, copy=False)) @ components.T  # type: ignore[no-any-return]
+        return (Z - self.mean_.astype(Z.dtype, copy=False)) @ components.T
 
     def inverse_transform(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the rows in the representation's space that `X` stands for.

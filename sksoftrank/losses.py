@@ -30,7 +30,7 @@ def check_temperature(temperature: object, name: str = "temperature") -> float:
         isinstance(temperature, Real)
         and not isinstance(temperature, bool)
         and math.isfinite(temperature)
-        and temperature > 0
+        and float(temperature) > 0.0
     ):
         return float(temperature)
     raise ValueError(

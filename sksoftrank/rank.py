@@ -363,7 +363,7 @@ def variance_rank(Z: Any, share: float = 0.99, *, center: bool = True) -> int:
 
 
 def rank_deficit(logits: Any, n_classes: int | None = None, tol: float = 1e-3) -> int:
-    """Number of classes minus the numerical rank of the logits.
+    """Return the number of classes minus the numerical rank of the logits.
 
     Parameters
     ----------

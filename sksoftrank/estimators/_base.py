@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from skorch.callbacks import EarlyStopping, LRScheduler
-from skorch.helper import predefined_split
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -34,6 +32,8 @@ from sklearn.utils.validation import (
     check_is_fitted,
     validate_data,
 )
+from skorch.callbacks import EarlyStopping, LRScheduler
+from skorch.helper import predefined_split
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -62,10 +62,10 @@ BASIS_ROWS = 4096
 # rank_ counts the singular values above this share of the largest.
 RANK_TOL = 1e-2
 # Arguments of the net that the estimator has a parameter of its own for.
-_RESERVED = frozenset(
-    "module temperature lr max_epochs batch_size callbacks train_split verbose device "
-    "warm_start classes criterion__temperature".split()
-)
+_RESERVED = {
+    *("module", "temperature", "lr", "max_epochs", "batch_size", "callbacks"),
+    *("train_split", "verbose", "device", "warm_start", "classes"),
+}
 
 
 class BaseSoftRankClassifier(
@@ -129,10 +129,15 @@ class BaseSoftRankClassifier(
     random_state: int | np.random.RandomState | None
     verbose: int
 
+    classes_: Array
+    net_: SoftRankNet
+
     # -- What a subclass says of its module ----------------------------------------
 
     @abstractmethod
-    def _module_recipe(self, n_features: int) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
+    def _module_recipe(
+        self, n_features: int
+    ) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
         """Return the module's class and parameters, less n_classes and the seed."""
 
     @abstractmethod
@@ -298,8 +303,7 @@ class BaseSoftRankClassifier(
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__ = before
             raise
 
     def _validate_training_data(
@@ -430,7 +434,9 @@ class BaseSoftRankClassifier(
         epochs = range(self.max_epochs)
         factors = [1.0 for _ in epochs]
         if self.lr_schedule == "cosine":
-            factors = [(1 + math.cos(math.pi * e / self.max_epochs)) / 2 for e in epochs]
+            factors = [
+                (1 + math.cos(math.pi * e / self.max_epochs)) / 2 for e in epochs
+            ]
         if self.learning_rate == "auto":
             values = as_schedule(self.temperature).values(self.max_epochs)
             factors = [
@@ -485,7 +491,9 @@ class BaseSoftRankClassifier(
             lr=self._first_learning_rate(incremental=incremental),
             max_epochs=max_epochs,
             batch_size=self.batch_size,
-            train_split=None if valid_dataset is None else predefined_split(valid_dataset),
+            train_split=None
+            if valid_dataset is None
+            else predefined_split(valid_dataset),
             callbacks=callbacks,
             classes=np.arange(len(self.classes_)),
             verbose=int(self.verbose),
@@ -613,7 +621,7 @@ class BaseSoftRankClassifier(
     def module_(self) -> EmbedHeadModule:
         """The trained network."""
         try:
-            return self.__dict__["net_"].module_  # type: ignore[no-any-return]
+            return self.__dict__["net_"].module_
         except KeyError:
             raise AttributeError(
                 f"This {type(self).__name__} has no module_ before it is fitted."
@@ -645,7 +653,9 @@ class BaseSoftRankClassifier(
                 outputs.append(compute(module, x).cpu().numpy())
         output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
         # Indices from predict stay integers.
-        return output.astype(X.dtype, copy=False) if output.dtype.kind == "f" else output
+        return (
+            output.astype(X.dtype, copy=False) if output.dtype.kind == "f" else output
+        )
 
     def decision_function(self, X: npt.ArrayLike) -> Array:
         """Return the logits over the temperature the network was trained at.
@@ -685,7 +695,7 @@ class BaseSoftRankClassifier(
         codes = self._infer(
             self._validate_rows(X), lambda module, x: module(x).argmax(dim=1)
         )
-        return self.classes_[codes]  # type: ignore[no-any-return]
+        return self.classes_[codes]
 
     def predict_proba(self, X: npt.ArrayLike) -> Array:
         """Return ``softmax(logits / temperature_)``.
@@ -833,7 +843,9 @@ def _dataset(
 ) -> InMemoryDataset:
     if rows is None:
         return InMemoryDataset(X, codes, weight)
-    return InMemoryDataset(X[rows], codes[rows], None if weight is None else weight[rows])
+    return InMemoryDataset(
+        X[rows], codes[rows], None if weight is None else weight[rows]
+    )
 
 
 def _sample(

@@ -56,8 +56,8 @@ def split_validation(
     counts = np.bincount(codes)
     counts = counts[counts > 0]
     n_valid = int(np.ceil(fraction * len(codes)))
-    can_stratify = (
-        counts.min() >= 2 and len(counts) <= min(n_valid, len(codes) - n_valid)
+    can_stratify = counts.min() >= 2 and len(counts) <= min(
+        n_valid, len(codes) - n_valid
     )
     train, valid = train_test_split(
         np.arange(len(codes)),

@@ -134,7 +134,10 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
 
     _parameter_constraints = {  # noqa: RUF012
         **BaseSoftRankClassifier._parameter_constraints,
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": [
+            "array-like",
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "normalization": [StrOptions(set(NORMALIZATIONS)), None],
@@ -197,14 +200,14 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         self.verbose = verbose
 
     def _widths(self) -> tuple[int, ...]:
-        sizes = self.hidden_layer_sizes
-        widths = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)  # type: ignore[arg-type]
+        sizes: Any = self.hidden_layer_sizes
+        widths = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
         if not widths or not all(isinstance(w, Integral) and w >= 1 for w in widths):
             raise ValueError(
                 "hidden_layer_sizes must be one or more positive integers, got "
                 f"{sizes!r}. Use e.g. (128, 128)."
             )
-        return tuple(int(width) for width in widths)  # type: ignore[call-overload]
+        return tuple(int(width) for width in widths)
 
     def _embedding_width(self) -> int:
         return self._widths()[-1]

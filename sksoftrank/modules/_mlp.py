@@ -140,8 +140,8 @@ class MLP(EmbedHeadModule):
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the last hidden layer (n, d) of `x` (n, n_features)."""
-        return self.body(x)  # type: ignore[no-any-return]
+        return self.body(x)
 
     def head(self, z: Tensor) -> Tensor:
         """Return the logits (n, n_classes) of the representation `z` (n, d)."""
-        return self.output(z)  # type: ignore[no-any-return]
+        return self.output(z)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from skorch.dataset import Dataset
 from sklearn.utils import gen_batches
+from skorch.dataset import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -56,9 +56,9 @@ class InMemoryDataset(Dataset):
     def in_memory(self) -> bool:
         """Whether batches can be cut from the arrays directly."""
         X, y = self.X, self.y
-        return (
-            sparse.issparse(X) or isinstance(X, np.ndarray | Tensor)
-        ) and (y is None or isinstance(y, np.ndarray | Tensor))
+        return (sparse.issparse(X) or isinstance(X, np.ndarray | Tensor)) and (
+            y is None or isinstance(y, np.ndarray | Tensor)
+        )
 
     def __getitem__(self, i: Any) -> Any:
         X, y = super().__getitem__(i)

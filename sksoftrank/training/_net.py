@@ -136,6 +136,7 @@ class SoftRankNet(NeuralNetClassifier):
     ...     temperature=10.0,
     ...     lr=0.003,
     ...     max_epochs=30,
+    ...     batch_size=16,
     ...     verbose=0,
     ... )
     >>> net.fit(scale(X), y).score(scale(X), y) > 0.9
@@ -398,7 +399,8 @@ class SoftRankNet(NeuralNetClassifier):
 
     def _stopped_early(self) -> bool:
         return any(
-            isinstance(callback, EarlyStopping) and callback.misses_ >= callback.patience
+            isinstance(callback, EarlyStopping)
+            and callback.misses_ >= callback.patience
             for _, callback in self.callbacks_
         )
 
