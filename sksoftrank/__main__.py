@@ -277,8 +277,8 @@ def advice(records: Sequence[dict[str, float]], *, synthetic: bool) -> str:
         first = (
             f"For a compact embedding take temperature {compact:g}: transform(X) has "
             f"{row['n_components']:.0f} columns instead of "
-            f"{base['n_components']:.0f} at temperature 1, with test accuracy {100 * row['accuracy']:.1f} % against "
-            f"{100 * base['accuracy']:.1f} %."
+            f"{base['n_components']:.0f} at temperature 1, with test accuracy "
+            f"{100 * row['accuracy']:.1f} % against {100 * base['accuracy']:.1f} %."
         )
     else:
         first = (
@@ -302,7 +302,8 @@ def advice(records: Sequence[dict[str, float]], *, synthetic: bool) -> str:
     else:
         second = (
             "Under shift no temperature beat 1 beyond the noise of the seeds: the "
-            f"best, {best:g}, differs by {figures} (paired, as the best of {len(rivals)})."
+            f"best, {best:g}, differs by {figures} (paired, as the best of "
+            f"{len(rivals)})."
         )
     third = (
         "These shifts are synthetic: before you rely on it, search the temperature on "

@@ -201,8 +201,11 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
 
     def _widths(self) -> tuple[int, ...]:
         sizes: Any = self.hidden_layer_sizes
+        widths: tuple[Any, ...]
         widths = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
-        if not widths or not all(isinstance(w, Integral) and w >= 1 for w in widths):
+        if not widths or not all(
+            isinstance(w, Integral) and int(w) >= 1 for w in widths
+        ):
             raise ValueError(
                 "hidden_layer_sizes must be one or more positive integers, got "
                 f"{sizes!r}. Use e.g. (128, 128)."

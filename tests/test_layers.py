@@ -1,0 +1,103 @@
+"""A module imports only from floors below its own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sksoftrank
+
+PACKAGE = Path(sksoftrank.__file__).parent
+
+FLOORS = {
+    "rank": 0,
+    "theory": 0,
+    "shifts": 0,
+    "losses": 0,
+    "modules": 0,
+    "datasets": 1,
+    "compression": 1,
+    "ood": 1,
+    "training": 1,
+    "estimators": 2,
+    "inspection": 3,
+    "detectors": 3,
+    "persistence": 3,
+    "search": 4,
+    "displays": 5,
+    "__main__": 6,
+}
+# What floor 0 may import from outside: it serves people without the rest.
+OUTSIDE = {
+    "rank": {"numpy", "scipy"},
+    "theory": {"numpy", "scipy"},
+    "shifts": {"numpy", "scipy", "sklearn"},
+    "losses": {"torch"},
+    "modules": {"torch"},
+}
+MODULES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"
+)
+
+
+def unit(path):
+    """Return the name in FLOORS that a file belongs to."""
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(path):
+    """Yield the full dotted names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            if node.module == "sksoftrank":
+                yield from (f"sksoftrank.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_come_from_floors_below(path):
+    own = unit(path)
+    for name in imports(path):
+        package, *rest = name.split(".")
+        if package != "sksoftrank":
+            if own in OUTSIDE and package not in sys.stdlib_module_names:
+                assert package in OUTSIDE[own], f"{own} may not import {name}"
+        elif rest[0] != own:
+            assert FLOORS[rest[0]] < FLOORS[own], f"{own} may not import {name}"
+
+
+def test_the_rule_sees_an_import_from_above(tmp_path):
+    file = tmp_path / "rank.py"
+    file.write_text("def f():\n    from sksoftrank import estimators\n")
+    assert list(imports(file)) == ["sksoftrank.estimators"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import sksoftrank", {"matplotlib", "optuna", "pandas", "torch"}),
+        # scikit-learn itself imports pandas where it is installed.
+        ("from sksoftrank import SoftRankMLPClassifier", {"matplotlib", "optuna"}),
+        ("import sksoftrank.__main__", {"matplotlib", "optuna"}),
+    ],
+)
+def test_import_is_light(statement, absent):
+    code = f"{statement}; import sys; print(sorted({absent!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_resolve():
+    for name in sksoftrank.__all__:
+        assert getattr(sksoftrank, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sksoftrank.nothing
+    assert set(sksoftrank.__all__) <= set(dir(sksoftrank))
