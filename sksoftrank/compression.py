@@ -156,14 +156,21 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         # In double precision: small directions are differences of large sums. In torch,
         # because between two training steps a second library's threads, waking up
         # next to torch's, would cost more than the work.
-        z, w = torch.tensor(Z, dtype=torch.float64), torch.from_numpy(weight)
-        mean = w @ z / w.sum()
-        centered = z - mean
+        z, w = _tensor(Z, np.float64), _tensor(weight, np.float64)
+        magnitude = float((w @ z.square()).sum().sqrt())
+        # From the heaviest row, so that the mean is rounded at the scale of the spread
+        # and not of the offset: of equal rows nothing is left, however many they are.
+        origin = z[w.argmax()]
+        centered = z - origin
+        shift = w @ centered / w.sum()
+        centered -= shift
+        mean = origin + shift
         weighted = centered if sample_weight is None else centered * w.sqrt()[:, None]
         s, directions = _principal_directions(weighted)
-        # Rounding leaves a trace of directions that the rows don't have.
-        eps = np.finfo(np.float64).eps * max(Z.shape)
-        floor = np.sqrt(eps) * s[0] + eps * np.abs(Z).max()
+        # Rounding leaves a trace of directions that the rows don't have: that of the
+        # spectrum, found from squares, and that of the rows before they were centred.
+        eps = np.finfo(np.float64).eps
+        floor = np.sqrt(eps * max(Z.shape)) * s[0] + eps * magnitude
         s = np.where(s > floor, s, 0.0)
 
         if self.n_components == "auto" and head is not None and codes is not None:
@@ -171,7 +178,7 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 centered,
                 mean,
                 torch.from_numpy(directions),
-                torch.from_numpy(codes.astype(np.int64, copy=False)),
+                _tensor(codes, np.int64),
                 w / w.sum(),
                 head,
                 self.tol,
@@ -257,6 +264,11 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _tensor(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> Tensor:
+    """Return a tensor of its own memory: torch takes no read-only or reversed array."""
+    return torch.from_numpy(np.array(values, dtype=dtype, order="C"))
 
 
 def _principal_directions(weighted: Tensor) -> tuple[FloatArray, FloatArray]:

@@ -18,6 +18,9 @@ __all__ = ["load_digits_shift", "load_table", "synthetic_shifts"]
 
 Array = npt.NDArray[Any]
 
+# What pandas decompresses by the name alone, ".tar" also below another: ".tar.gz".
+_COMPRESSIONS = {".bz2", ".gz", ".tar", ".xz", ".zip", ".zst"}
+
 
 def load_digits_shift(
     severity: int = 3, *, test_size: float = 0.25, random_state: int = 0
@@ -120,8 +123,8 @@ def load_table(
     Parameters
     ----------
     path : str or path-like
-        A file whose name ends in ``.csv`` (also compressed, as in ``.csv.gz``) or
-        ``.parquet``.
+        A file whose name ends in ``.csv``, ``.csv`` and a compression that pandas
+        knows (as in ``.csv.gz``), or ``.parquet``.
     target : str
         Column of the labels.
     domain : str, default=None
@@ -138,10 +141,10 @@ def load_table(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a column is missing, a feature is not a number, a value is missing, or the
-        file's type is unknown.
+        If a column is missing, a feature is not a number, a value is missing, the
+        name ends in anything else, or the file is not what its name says.
     ImportError
-        If pandas is not installed.
+        If pandas, or what it needs for this kind of file, is not installed.
 
     Examples
     --------
@@ -203,13 +206,17 @@ def _read(path: Path) -> Any:
         raise ImportError(
             "load_table needs pandas: pip install 'sksoftrank[table]'."
         ) from error
-    suffixes = path.suffixes
+    unpacked = path
+    while unpacked.suffix in _COMPRESSIONS:
+        unpacked = unpacked.with_suffix("")
     try:
-        if ".csv" in suffixes:
+        if unpacked.suffix == ".csv":
             return pd.read_csv(path)
-        if ".parquet" in suffixes:
+        if path.suffix == ".parquet":
             return pd.read_parquet(path)
-    except (ValueError, OSError) as error:
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # Each decompressor has errors of its own.
         raise ValueError(f"{path.name} can't be read: {error}") from error
     raise ValueError(
         f"path must end in .csv or .parquet, got {path.name!r}. Convert the file."

@@ -26,13 +26,14 @@ __all__ = [
 
 def check_temperature(temperature: object, name: str = "temperature") -> float:
     """Return `temperature` as a float, or say why it can't be one."""
-    if (
-        isinstance(temperature, Real)
-        and not isinstance(temperature, bool)
-        and math.isfinite(temperature)
-        and float(temperature) > 0.0
-    ):
-        return float(temperature)
+    value = math.nan
+    if isinstance(temperature, Real) and not isinstance(temperature, bool):
+        try:
+            value = float(temperature)
+        except OverflowError:  # An int or a fraction beyond the largest float.
+            value = math.inf
+    if 0.0 < value < math.inf:
+        return value
     raise ValueError(
         f"{name} must be a positive, finite number or a schedule from "
         f"sksoftrank.losses, got {temperature!r}. Use 1.0 for the ordinary softmax, "

@@ -8,6 +8,7 @@ of logits are usually read uncentred, variances of representations centred.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,8 @@ def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
     Z : array-like or Tensor of shape (n, d)
         One row a sample.
     center : bool, default=False
-        Whether to subtract the mean row first.
+        Whether to subtract the mean row first. Values below the rounding of the rows
+        as they were, ``eps * norm(Z)``, are then zero.
 
     Returns
     -------
@@ -81,9 +83,13 @@ def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
     Z = Z / scale  # Squares then neither overflow nor vanish.
     rounding = 0.0
     if center:
-        Z = Z - Z.mean(axis=0)
-        # What is left of equal rows is the rounding of their mean, not a direction.
-        rounding = np.finfo(np.float64).eps * max(Z.shape)
+        # Each value was rounded before its offset is taken away: a direction below that
+        # is not one of the data.
+        rounding = np.finfo(np.float64).eps * linalg.norm(Z)
+        # From the first row, so that the mean is rounded at the scale of the spread and
+        # not of the offset: of equal rows nothing is left, however many they are.
+        Z = Z - Z[0]
+        Z -= Z.mean(axis=0)
     s: FloatArray = linalg.svdvals(Z)
     return np.where(s > rounding, s, 0.0) * scale
 
@@ -363,27 +369,33 @@ def variance_rank(Z: Any, share: float = 0.99, *, center: bool = True) -> int:
 
 
 def rank_deficit(logits: Any, n_classes: int | None = None, tol: float = 1e-3) -> int:
-    """Return the number of classes minus the numerical rank of the logits.
+    """Count the directions that the logits lack to have one for each class.
+
+    ``max(n_classes - numerical_rank(logits, tol), 0)``.
 
     Parameters
     ----------
-    logits : array-like or Tensor of shape (n, n_classes)
-        Scores of the classes, before the softmax; not centred.
+    logits : array-like or Tensor of shape (n, d)
+        Scores of the classes, before the softmax, or a representation of at least as
+        many columns; not centred.
     n_classes : int, default=None
-        Number of classes; None takes the columns of `logits`.
+        Number of classes; None takes the columns of `logits`. Fewer than the columns
+        in a representation, whose rank may exceed it: nothing is lacking then.
     tol : float, default=1e-3
         In [0, 1). Tolerance of the numerical rank.
 
     Returns
     -------
     int
-        At least 0; higher means that the classes share fewer directions.
+        Between 0 and `n_classes`; higher means that the classes share fewer
+        directions.
 
     Raises
     ------
     ValueError
-        If `logits` is not a finite matrix, or has fewer rows than classes: its rank
-        is then bounded by the sample and not by the network.
+        If `logits` is not a finite matrix, `tol` or `n_classes` is out of range, or
+        there are fewer rows or columns than classes: the shape then bounds the rank,
+        and not the network.
 
     References
     ----------
@@ -399,12 +411,18 @@ def rank_deficit(logits: Any, n_classes: int | None = None, tol: float = 1e-3) -
     _check_tol(tol)
     Z = _as_matrix(logits)
     n_classes = Z.shape[1] if n_classes is None else n_classes
+    if not isinstance(n_classes, Integral) or n_classes < 1:
+        raise ValueError(
+            f"n_classes must be a positive int, got {n_classes!r}. Use None for the "
+            "columns of logits."
+        )
     if min(Z.shape) < n_classes:
         raise ValueError(
             f"logits must have at least n_classes={n_classes} rows and columns, got "
-            f"shape {Z.shape}: the deficit would be the sample's. Pass more rows."
+            f"shape {Z.shape}: the deficit would be the shape's. Pass more rows, or "
+            "lower n_classes."
         )
-    return n_classes - _numerical_rank(singular_values(Z), tol)
+    return max(int(n_classes) - _numerical_rank(singular_values(Z), tol), 0)
 
 
 def rank_report(

@@ -7,6 +7,7 @@ and rows that are flattened images.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from numbers import Integral
@@ -21,7 +22,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -120,11 +121,6 @@ class _RandomShift(_Shift):
     ) -> None:
         self.severity = severity
         self.random_state = random_state
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.non_deterministic = True  # A row's shift depends on its place.
-        return tags
 
 
 class GaussianNoise(_RandomShift):
@@ -254,12 +250,18 @@ class _ImageShift(_Shift):
         self.image_shape = image_shape
 
     def _check_shape(self) -> None:
-        shape = self._shape()
-        if len(shape) != 3 or int(np.prod(shape)) != self.n_features_in_:
+        sizes = self.image_shape
+        if sizes is None:
+            return
+        if (
+            len(sizes) not in (2, 3)
+            or not all(isinstance(size, Integral) and size > 0 for size in sizes)
+            or math.prod(map(int, sizes)) != self.n_features_in_
+        ):
             raise ValueError(
                 "image_shape must be (channels, height, width) or (height, width), "
-                f"with the {self.n_features_in_} columns of X as its product, got "
-                f"{self.image_shape!r}. Pass the shape of one image."
+                f"positive integers with the {self.n_features_in_} columns of X as "
+                f"their product, got {sizes!r}. Pass the shape of one image."
             )
 
     def _shape(self) -> tuple[int, ...]:

@@ -1,0 +1,426 @@
+"""The compressor: scikit-learn's contract, PCA as reference, the head-aware size."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sksoftrank import RankCompressor
+
+relaxed = settings(max_examples=25, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+SHAPES = [(60, 8), (8, 60), (9, 9)]
+
+
+def representation(n, d, seed=0, dtype=np.float64):
+    """Return rows with a falling spectrum, away from the origin."""
+    rng = np.random.default_rng(seed)
+    spread = rng.standard_normal((n, d)) * np.geomspace(1.0, 0.05, d)
+    rotation = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    return (spread @ rotation + rng.standard_normal(d)).astype(dtype)
+
+
+def affine_head(d, c, seed=0):
+    rng = np.random.default_rng(seed)
+    weight = torch.from_numpy(rng.standard_normal((d, c)))
+    bias = torch.from_numpy(rng.standard_normal(c))
+    return lambda z: z @ weight + bias
+
+
+def aligned(found, expected):
+    """Return the signs that turn each row of `found` towards that of `expected`."""
+    return np.sign((found * expected).sum(axis=1))
+
+
+@parametrize_with_checks([RankCompressor()])
+def test_scikit_learn(estimator, check):
+    check(estimator)
+
+
+# PCA
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+@pytest.mark.parametrize("n_components", [3, 0.9, 0.999])
+def test_agrees_with_pca(n, d, dtype, n_components):
+    X, new = representation(n + 7, d, dtype=dtype)[:n], representation(7, d, 1, dtype)
+    tol = 1e-9 if dtype == np.float64 else 2e-5
+    ours = RankCompressor(n_components).fit(X)
+    pca = PCA(n_components, svd_solver="full").fit(X.astype(np.float64))
+
+    assert ours.n_components_ == pca.n_components_
+    k = ours.n_components_
+    assert ours.singular_values_.shape == (d,)
+    # Values from float32 rows are computed in float64 too.
+    np.testing.assert_allclose(ours.singular_values_[:k], pca.singular_values_)
+    np.testing.assert_allclose(
+        ours.explained_variance_ratio_, pca.explained_variance_ratio_
+    )
+    np.testing.assert_allclose(ours.mean_, pca.mean_, atol=tol)
+    signs = aligned(ours.components_, pca.components_)
+    np.testing.assert_allclose(
+        ours.components_, signs[:, None] * pca.components_, atol=tol
+    )
+    Z = ours.transform(new)
+    np.testing.assert_allclose(Z, signs * pca.transform(new), atol=tol)
+    back = ours.inverse_transform(Z)
+    np.testing.assert_allclose(
+        back, pca.inverse_transform(pca.transform(new)), atol=2 * tol
+    )
+    assert Z.dtype == back.dtype == ours.components_.dtype == ours.mean_.dtype == dtype
+
+
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_all_directions_are_an_orthonormal_basis(n, d):
+    X = representation(n, d)
+    ours = RankCompressor(None).fit(X)
+    assert ours.n_components_ == d
+    np.testing.assert_allclose(
+        ours.components_ @ ours.components_.T, np.eye(d), atol=1e-12
+    )
+    reference = np.linalg.svd(X - X.mean(axis=0), compute_uv=False)
+    reference = np.pad(reference, (0, d - len(reference)))
+    np.testing.assert_allclose(ours.singular_values_, reference, atol=1e-9)
+    assert ours.explained_variance_ratio_.sum() == pytest.approx(1.0)
+    new = representation(5, d, seed=1)
+    np.testing.assert_allclose(ours.inverse_transform(ours.transform(new)), new)
+
+
+def test_directions_that_the_rows_lack_have_no_variance():
+    X = representation(50, 3) @ np.random.default_rng(0).standard_normal((3, 10))
+    singular_values = RankCompressor().fit(X).singular_values_
+    assert (singular_values[:3] > 0).all()
+    np.testing.assert_array_equal(singular_values[3:], 0.0)
+
+
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_signs_do_not_depend_on_the_order_of_rows(n, d):
+    X = representation(n, d)
+    shuffled = np.random.default_rng(0).permutation(X)
+    first, second = (RankCompressor(3).fit(rows) for rows in (X, shuffled))
+    np.testing.assert_allclose(first.components_, second.components_, atol=1e-9)
+
+
+# Sample weights
+
+
+@pytest.mark.parametrize(("n", "d"), [(40, 6), (12, 10), (6, 30)])
+@relaxed
+@given(seed=seeds)
+def test_weights_are_repetition(n, d, seed):
+    X = representation(n, d, seed)
+    counts = np.random.default_rng(seed).integers(0, 4, n)
+    counts[:5] += 1  # So that four directions have variance.
+    weighted = RankCompressor(4).fit(X, sample_weight=counts)
+    repeated = RankCompressor(4).fit(np.repeat(X, counts, axis=0))
+    np.testing.assert_allclose(weighted.mean_, repeated.mean_)
+    np.testing.assert_allclose(
+        weighted.singular_values_, repeated.singular_values_, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        weighted.explained_variance_ratio_, repeated.explained_variance_ratio_
+    )
+    signs = aligned(weighted.components_, repeated.components_)
+    np.testing.assert_allclose(
+        weighted.components_, signs[:, None] * repeated.components_, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-8, 1e8, 1e40])
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_scale_of_the_weights_does_not_matter(n, d, scale):
+    X = representation(n, d)
+    plain = RankCompressor().fit(X)
+    scaled = RankCompressor().fit(X, sample_weight=np.full(n, scale))
+    assert scaled.n_components_ == plain.n_components_
+    np.testing.assert_allclose(
+        scaled.explained_variance_ratio_, plain.explained_variance_ratio_
+    )
+    np.testing.assert_allclose(
+        scaled.singular_values_ / np.sqrt(scale), plain.singular_values_, atol=1e-9
+    )
+
+
+def test_negative_weights():
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
+        RankCompressor().fit(np.eye(3), sample_weight=[1, -1, 1])
+
+
+# Size
+
+
+@pytest.mark.parametrize(
+    ("n_components", "expected"),
+    [
+        (1, 1),
+        (4, 4),
+        (0.5, 1),
+        (0.8, 2),
+        (0.97, 3),
+        ("auto", 3),
+        (0.9999, 4),
+        (None, 4),
+    ],
+)
+def test_size_from_the_spectrum(n_components, expected):
+    # Variances of 64, 32, 8 and 0.25 in 104.25: shares of 61, 92, 99.8 and 100 %.
+    s = np.sqrt([64.0, 32.0, 8.0, 0.25])
+    basis = np.linalg.qr(
+        np.column_stack([np.ones(20), np.random.default_rng(0).random((20, 4))])
+    )[0][:, 1:]
+    X = basis * s + 5.0
+    ours = RankCompressor(n_components).fit(X)
+    assert ours.n_components_ == expected
+    assert ours.components_.shape == (expected, 4)
+    assert ours.transform(X).shape == (20, expected)
+    assert ours.explained_variance_ratio_.shape == (expected,)
+    np.testing.assert_allclose(ours.singular_values_, s)
+    assert list(ours.get_feature_names_out()) == [
+        f"rankcompressor{i}" for i in range(expected)
+    ]
+
+
+def brute_force(X, y, weight, head, tol):
+    """Return the fewest directions whose reconstruction the head reads as well."""
+    mean = np.average(X, axis=0, weights=weight)
+    centred = X - mean
+    directions = np.linalg.svd(np.sqrt(weight)[:, None] * centred)[2]
+
+    def accuracy(rows):
+        predicted = head(torch.from_numpy(rows)).argmax(dim=1).numpy()
+        return np.average(predicted == y, weights=weight)
+
+    for size in range(1, X.shape[1] + 1):
+        kept = directions[:size]
+        if accuracy(mean + centred @ kept.T @ kept) >= accuracy(X) - tol - 1e-12:
+            return size
+    raise AssertionError("all directions give the rows themselves")
+
+
+@relaxed
+@given(
+    seed=seeds,
+    n=st.integers(4, 60),
+    d=st.integers(1, 12),
+    c=st.integers(2, 6),
+    tol=st.sampled_from([0.0, 0.005, 0.05, 0.3]),
+    weighted=st.booleans(),
+)
+def test_auto_is_the_brute_force_search(seed, n, d, c, tol, weighted):
+    rng = np.random.default_rng(seed)
+    X, head = representation(n, d, seed), affine_head(d, c, seed)
+    # Labels that the head mostly, but not always, gets right.
+    y = head(torch.from_numpy(X)).argmax(dim=1).numpy()
+    y = np.where(rng.random(n) < 0.2, rng.integers(0, c, n), y)
+    weight = rng.integers(1, 5, n).astype(float) if weighted else np.ones(n)
+    ours = RankCompressor(tol=tol).fit(
+        X, y, sample_weight=weight if weighted else None, head=head
+    )
+    assert ours.n_components_ == brute_force(X, y, weight, head, tol)
+
+
+def test_auto_drops_what_the_head_does_not_read():
+    # The largest direction says nothing of the class; two small ones do.
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 5)) * [10.0, 1.0, 0.9, 0.1, 0.05]
+    weight = torch.zeros(5, 3, dtype=torch.float64)
+    weight[1, 0], weight[2, 1] = 1.0, 1.0
+
+    def head(z):
+        return z @ weight
+
+    y = head(torch.from_numpy(X)).argmax(dim=1).numpy()
+    assert RankCompressor().fit(X, y, head=head).n_components_ == 3
+    assert RankCompressor(tol=0.9).fit(X, y, head=head).n_components_ == 1
+    # Without a head the variance alone decides: the first direction holds 98 %.
+    assert RankCompressor().fit(X, y).n_components_ == 2
+
+
+def test_auto_weighs_the_rows_that_it_may_get_wrong():
+    # The second direction matters to the last four rows alone.
+    X = np.array([[10.0, 0.0], [-10.0, 0.0]] * 2 + [[0.0, 1.0]] * 4)
+    y = np.array([0, 1] * 2 + [2] * 4)
+    scores = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 3.0]], dtype=torch.float64)
+    bias = torch.tensor([0.0, 0.0, -2.0], dtype=torch.float64)
+
+    def head(z):
+        return z @ scores + bias
+
+    light = np.repeat([1.0, 1e-3], 4)
+    fitted = [RankCompressor().fit(X, y, w, head=head) for w in (None, light)]
+    assert [compressor.n_components_ for compressor in fitted] == [2, 1]
+
+
+def test_auto_with_a_head_in_single_precision_rows():
+    X, head = representation(40, 6, dtype=np.float32), affine_head(6, 3)
+    y = head(torch.from_numpy(X).double()).argmax(dim=1).numpy()
+    ours = RankCompressor(tol=0.0).fit(X, y, head=head)
+    expected = brute_force(X.astype(np.float64), y, np.ones(40), head, 0.0)
+    assert ours.n_components_ == expected
+    assert ours.components_.dtype == np.float32
+
+
+def test_head_matters_to_auto_alone():
+    X, head = representation(40, 6), affine_head(6, 3)
+    y = np.zeros(40, dtype=int)
+    for n_components, expected in ((2, 2), (None, 6)):
+        ours = RankCompressor(n_components).fit(X, y, head=head)
+        assert ours.n_components_ == expected
+
+
+# Degenerate input
+
+
+@pytest.mark.parametrize("weight", [None, 1e6])
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (1, 5), (10, 3), (3, 10), (5_000, 3)])
+def test_equal_rows_keep_one_component_of_zeros(n, d, weight):
+    for seed in range(3):
+        row = np.random.default_rng(seed).standard_normal((1, d))
+        X = np.repeat(row, n, axis=0)
+        ours = RankCompressor().fit(
+            X, sample_weight=None if weight is None else np.full(n, weight)
+        )
+        assert ours.n_components_ == 1
+        np.testing.assert_array_equal(ours.singular_values_, np.zeros(d))
+        np.testing.assert_array_equal(ours.explained_variance_ratio_, [0.0])
+        assert np.linalg.norm(ours.components_) == pytest.approx(1.0)
+        np.testing.assert_allclose(ours.transform(X), np.zeros((n, 1)), atol=1e-10)
+        np.testing.assert_allclose(ours.inverse_transform(ours.transform(X)), X)
+
+
+def test_equal_rows_and_others_without_weight():
+    row = np.random.default_rng(0).standard_normal(4)
+    X = np.vstack([[1e9] * 4, np.repeat(row[None], 1_000, axis=0)])
+    ours = RankCompressor().fit(X, sample_weight=np.arange(1_001) > 0)
+    np.testing.assert_array_equal(ours.singular_values_, np.zeros(4))
+    np.testing.assert_array_equal(ours.mean_, row)
+
+
+def test_rows_without_weight_hide_no_direction():
+    X, far = representation(30, 4), np.full((1, 4), 1e18)
+    alone = RankCompressor(None).fit(X)
+    beside = RankCompressor(None).fit(
+        np.vstack([far, X]), sample_weight=np.arange(31) > 0
+    )
+    np.testing.assert_allclose(beside.singular_values_, alone.singular_values_)
+
+
+def test_equal_rows_with_a_head():
+    X, head = np.ones((6, 4)), affine_head(4, 3)
+    ours = RankCompressor().fit(X, [0, 1, 2, 0, 1, 2], head=head)
+    assert ours.n_components_ == 1
+
+
+def test_zero_matrix():
+    ours = RankCompressor().fit(np.zeros((4, 3)))
+    np.testing.assert_array_equal(ours.transform(np.zeros((2, 3))), np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize("scale", [1e-120, 1e120])
+def test_scale_of_the_rows_does_not_matter(scale):
+    X = representation(30, 5)
+    plain, scaled = RankCompressor(0.99).fit(X), RankCompressor(0.99).fit(scale * X)
+    np.testing.assert_allclose(
+        scaled.explained_variance_ratio_, plain.explained_variance_ratio_
+    )
+
+
+def test_input_stays_as_it_was():
+    X = representation(20, 4)
+    copy = X.copy()
+    ours = RankCompressor().fit(X, sample_weight=np.arange(20.0))
+    ours.inverse_transform(ours.transform(X))
+    np.testing.assert_array_equal(X, copy)
+
+
+def read_only(values):
+    values = values.copy()
+    values.flags.writeable = False
+    return values
+
+
+@pytest.mark.parametrize(
+    "view",
+    [read_only, lambda a: a[::-1].copy()[::-1], lambda a: np.repeat(a, 2, axis=0)[::2]],
+    ids=["read-only", "reversed", "strided"],
+)
+@pytest.mark.parametrize("argument", ["X", "y", "sample_weight"])
+def test_arrays_of_any_layout(view, argument):
+    head = affine_head(4, 2)
+    arguments = {
+        "X": representation(20, 4),
+        "y": np.arange(20) % 2,
+        "sample_weight": np.linspace(1.0, 2.0, 20),
+    }
+    expected = RankCompressor().fit(**arguments, head=head)
+    arguments[argument] = view(arguments[argument])
+    found = RankCompressor().fit(**arguments, head=head)
+    np.testing.assert_array_equal(found.components_, expected.components_)
+
+
+def test_a_pipeline_passes_labels_of_any_kind():
+    X = representation(30, 5)
+    labels = np.where(np.arange(30) % 2, "odd", "even")
+    steps = make_pipeline(StandardScaler(), RankCompressor(2))
+    assert steps.fit_transform(X, labels).shape == (30, 2)
+
+
+# Errors
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_more_components_than_columns(shape):
+    d = shape[1]
+    with pytest.raises(
+        ValueError, match=f"n_components must be at most the {d} .*, got {d + 1}"
+    ):
+        RankCompressor(d + 1).fit(representation(*shape))
+
+
+@pytest.mark.parametrize("n_components", [0, -1, 1.5, 1.0, 0.0, "many"])
+def test_invalid_n_components(n_components):
+    with pytest.raises(ValueError, match="'n_components' parameter of RankCompressor"):
+        RankCompressor(n_components).fit(np.eye(3))
+
+
+@pytest.mark.parametrize("tol", [-0.1, 1.0, "none", None])
+def test_invalid_tol(tol):
+    with pytest.raises(ValueError, match="'tol' parameter of RankCompressor"):
+        RankCompressor(tol=tol).fit(np.eye(3))
+
+
+@pytest.mark.parametrize("n_components", ["auto", 2])
+def test_a_head_needs_the_classes(n_components):
+    with pytest.raises(ValueError, match=r"y must hold the right class .* got None"):
+        RankCompressor(n_components).fit(np.eye(3), head=affine_head(3, 2))
+
+
+def test_mismatched_lengths():
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        RankCompressor().fit(np.eye(3), [0, 1], head=affine_head(3, 2))
+    with pytest.raises(ValueError, match="sample_weight"):
+        RankCompressor().fit(np.eye(3), sample_weight=[1.0, 2.0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_not_finite(bad):
+    X = np.eye(3)
+    X[1, 1] = bad
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        RankCompressor().fit(X)
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        RankCompressor().fit(np.eye(3)).transform(X)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 1), (2,)])
+def test_inverse_transform_of_another_width(shape):
+    ours = RankCompressor(2).fit(representation(10, 4))
+    with pytest.raises(ValueError, match="X must have the 2 columns") as error:
+        ours.inverse_transform(np.zeros(shape))
+    assert str(shape) in str(error.value)

@@ -1,0 +1,326 @@
+"""The shifts: scikit-learn's contract, severity, seeds, and what each one does."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sksoftrank import shifts
+
+RANDOM = [
+    shifts.GaussianNoise,
+    shifts.FeatureDropout,
+    shifts.GainDrift,
+    shifts.OffsetDrift,
+]
+IMAGE = [shifts.Blur, shifts.Contrast, shifts.Brightness, shifts.Pixelate]
+SHAPE = (8, 8)
+
+
+def make(kind, severity=3, random_state=0):
+    """Return a shift of 8 x 8 images."""
+    if kind in RANDOM:
+        return kind(severity, random_state=random_state)
+    return kind(severity, image_shape=SHAPE)
+
+
+def images(n=40, seed=0, size=64):
+    return np.random.default_rng(seed).random((n, size))
+
+
+every_shift = pytest.mark.parametrize("kind", [*RANDOM, *IMAGE])
+random_shift = pytest.mark.parametrize("kind", RANDOM)
+image_shift = pytest.mark.parametrize("kind", IMAGE)
+
+
+def expected_failures(shift):
+    """Return the checks that noise fails: with a seed it is the same each time.
+
+    But each value has noise of its own, the next that the generator draws: a row that
+    stands elsewhere, or among fewer rows, gets another's. The shifts of whole columns
+    pass these checks too.
+    """
+    if not isinstance(shift, shifts.GaussianNoise):
+        return {}
+    reason = "a row's noise depends on its place among the rows"
+    return {
+        "check_methods_sample_order_invariance": reason,
+        "check_methods_subset_invariance": reason,
+    }
+
+
+@parametrize_with_checks(
+    [kind() for kind in (*RANDOM, *IMAGE)], expected_failed_checks=expected_failures
+)
+def test_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def test_every_public_shift_is_tested():
+    assert {kind.__name__ for kind in (*RANDOM, *IMAGE)} == set(shifts.__all__)
+
+
+# Severity
+
+
+@every_shift
+def test_change_grows_with_severity(kind):
+    X = images()
+    change = [
+        np.abs(make(kind, severity).fit_transform(X) - X).mean()
+        for severity in (1, 2, 3, 4, 5)
+    ]
+    assert change[0] > 0
+    assert (np.diff(change) > 0).all()
+
+
+@every_shift
+@pytest.mark.parametrize("severity", [0, 6, 2.5, "3", None])
+def test_invalid_severity(kind, severity):
+    with pytest.raises(ValueError, match=f"'severity' parameter of {kind.__name__}"):
+        make(kind, severity).fit(images())
+
+
+# Same data, same seed
+
+
+@every_shift
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_input_stays_and_dtype_is_kept(kind, dtype):
+    X = images().astype(dtype)
+    copy = X.copy()
+    out = make(kind).fit(X).transform(X)
+    np.testing.assert_array_equal(X, copy)
+    assert not np.shares_memory(out, X)
+    assert out.dtype == dtype
+    double = make(kind).fit(X.astype(np.float64)).transform(X.astype(np.float64))
+    np.testing.assert_allclose(out, double, atol=1e-5)
+
+
+@every_shift
+def test_integers_become_double(kind):
+    X = (images() * 100).astype(np.int64)
+    assert make(kind).fit_transform(X).dtype == np.float64
+
+
+@every_shift
+def test_same_output_each_time(kind):
+    X = images()
+    shift = make(kind).fit(X)
+    np.testing.assert_array_equal(shift.transform(X), shift.transform(X))
+    again = clone(shift).fit(X).transform(X)
+    np.testing.assert_array_equal(again, shift.transform(X))
+
+
+@random_shift
+def test_seeds_differ_and_a_generator_moves_on(kind):
+    X = images()
+    first, second = (make(kind, random_state=s).fit_transform(X) for s in (0, 1))
+    assert not np.array_equal(first, second)
+    shift = make(kind, random_state=np.random.RandomState(0)).fit(X)
+    np.testing.assert_array_equal(shift.transform(X), first)
+    assert not np.array_equal(shift.transform(X), first)
+
+
+@every_shift
+def test_global_generator_is_untouched(kind):
+    X = images()
+    before = np.random.get_state()  # noqa: NPY002
+    make(kind).fit_transform(X)
+    make(kind, random_state=None).fit_transform(X)
+    after = np.random.get_state()  # noqa: NPY002
+    np.testing.assert_array_equal(before[1], after[1])
+    assert before[2:] == after[2:]
+
+
+@random_shift
+def test_without_a_seed_each_transform_differs(kind):
+    X = images()
+    shift = make(kind, random_state=None).fit(X)
+    assert not np.array_equal(shift.transform(X), shift.transform(X))
+
+
+@every_shift
+def test_scale_comes_from_fit(kind):
+    """A single row, or rows of another scale, are shifted as the training rows say."""
+    X = images()
+    shift = make(kind).fit(X)
+    whole = shift.transform(X)
+    np.testing.assert_allclose(shift.transform(X[:1]), whole[:1])
+
+
+# Tables
+
+
+def test_noise_is_in_units_of_each_column():
+    X = images(20_000, size=2) * [1.0, 100.0] + [0.0, 7.0]
+    for severity, level in enumerate((0.1, 0.25, 0.5, 0.75, 1.0), start=1):
+        noise = make(shifts.GaussianNoise, severity).fit_transform(X) - X
+        # Relative standard error of a deviation from 20,000 values: 0.5 %.
+        np.testing.assert_allclose(noise.std(0) / X.std(0), level, rtol=0.03)
+        np.testing.assert_allclose(noise.mean(0) / X.std(0), 0.0, atol=0.04)
+
+
+def test_dropout_puts_the_training_mean_in_whole_columns():
+    X, new = images(), images(5, seed=1)
+    for severity, dropped in enumerate((3, 6, 13, 22, 32), start=1):
+        out = make(shifts.FeatureDropout, severity).fit(X).transform(new)
+        changed = (out != new).any(axis=0)
+        assert changed.sum() == dropped
+        np.testing.assert_allclose(
+            out[:, changed], np.tile(X.mean(0)[changed], (5, 1)), rtol=1e-12
+        )
+        np.testing.assert_array_equal(out[:, ~changed], new[:, ~changed])
+    one = make(shifts.FeatureDropout, 1).fit_transform(X[:, :1])
+    np.testing.assert_allclose(one, X[:, :1].mean(), rtol=1e-12)
+
+
+def test_gain_is_one_factor_a_column():
+    X = images(10, size=2_000) + 0.1
+    for severity, level in enumerate((0.05, 0.1, 0.2, 0.35, 0.5), start=1):
+        gain = make(shifts.GainDrift, severity).fit_transform(X) / X
+        np.testing.assert_allclose(gain, np.tile(gain[0], (10, 1)))
+        # Relative standard error of a deviation from 2,000 values: 1.6 %.
+        assert np.log(gain[0]).std() == pytest.approx(level, rel=0.08)
+
+
+def test_offset_is_one_number_a_column():
+    X = images(10, size=2_000)
+    for severity, level in enumerate((0.1, 0.25, 0.5, 0.75, 1.0), start=1):
+        offset = make(shifts.OffsetDrift, severity).fit_transform(X) - X
+        np.testing.assert_allclose(offset, np.tile(offset[0], (10, 1)), atol=1e-12)
+        assert (offset[0] / X.std(0)).std() == pytest.approx(level, rel=0.08)
+
+
+@pytest.mark.parametrize("kind", [shifts.GaussianNoise, shifts.OffsetDrift])
+def test_a_constant_column_stays(kind):
+    X = np.column_stack([np.full(30, 0.5), np.arange(30.0)])
+    out = make(kind).fit_transform(X)
+    np.testing.assert_array_equal(out[:, 0], 0.5)
+    assert (out[:, 1] != X[:, 1]).all()
+
+
+# Images
+
+
+@image_shift
+@pytest.mark.parametrize(
+    "shape",
+    [(8, 9), (64,), (1, 1, 8, 8), (), (2, 8, 8), (-8, -8), (0, 8), (8.5, 8), (8.0, 8)],
+)
+def test_image_shape_must_match(kind, shape):
+    with pytest.raises(ValueError, match="image_shape must be") as error:
+        kind(image_shape=shape).fit(images())
+    assert f"got {shape}" in str(error.value)
+    assert "64 columns" in str(error.value)
+
+
+@image_shift
+def test_forms_of_image_shape(kind):
+    X = images()
+    expected = kind(image_shape=(8, 8)).fit_transform(X)
+    for shape in ((1, 8, 8), [8, 8], np.array([8, 8])):
+        out = kind(image_shape=shape).fit_transform(X)
+        np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(
+        kind().fit_transform(X), kind(image_shape=(1, 64)).fit_transform(X)
+    )
+
+
+@image_shift
+def test_range_is_the_training_data_s(kind):
+    X = images()
+    out = make(kind).fit(X).transform(3 * images(seed=1) - 1)
+    assert out.min() >= X.min()
+    assert out.max() <= X.max()
+
+
+@pytest.mark.parametrize("kind", [shifts.Blur, shifts.Pixelate])
+def test_channels_and_images_do_not_mix(kind):
+    X = images(4, size=3 * 64)
+    shift = kind(image_shape=(3, 8, 8)).fit(X)
+    out = shift.transform(X).reshape(4, 3, 64)
+    # The range is the same whichever channels are seen, so that nothing is clipped.
+    alone = kind(image_shape=(8, 8)).fit(X.reshape(-1, 64))
+    np.testing.assert_allclose(alone.transform(X.reshape(-1, 64)), out.reshape(-1, 64))
+
+
+@pytest.mark.parametrize("kind", [shifts.Blur, shifts.Contrast, shifts.Pixelate])
+@pytest.mark.parametrize("severity", [1, 5])
+def test_constant_images_stay(kind, severity):
+    X = images()
+    flat = np.full((2, 64), 0.5)
+    out = make(kind, severity).fit(X).transform(flat)
+    np.testing.assert_allclose(out, flat, rtol=1e-12)
+
+
+def test_blur_spreads_a_point_evenly():
+    point = np.zeros((17, 17))
+    point[8, 8] = 1.0
+    for severity in (1, 3, 5):
+        shift = shifts.Blur(severity, image_shape=(17, 17))
+        out = shift.fit_transform(point.reshape(1, -1)).reshape(17, 17)
+        assert out.sum() == pytest.approx(1.0)
+        assert out.argmax() == point.argmax()
+        np.testing.assert_allclose(out, out.T, atol=1e-15)
+        np.testing.assert_allclose(out, out[::-1], atol=1e-15)
+
+
+def test_blur_is_relative_to_the_longer_side():
+    row = np.zeros(101)
+    row[50] = 1.0
+    for severity, share in enumerate((0.02, 0.04, 0.06, 0.09, 0.12), start=1):
+        out = shifts.Blur(severity).fit_transform(row.reshape(1, -1))[0]
+        deviation = np.sqrt(out @ (np.arange(101) - 50) ** 2)
+        assert deviation == pytest.approx(share * 101, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("severity", "share"), list(enumerate((0.75, 0.6, 0.45, 0.3, 0.2), start=1))
+)
+def test_contrast_keeps_each_image_s_mean_and_shrinks_the_rest(severity, share):
+    X = images() * np.linspace(0.5, 1.0, 40)[:, None]
+    out = make(shifts.Contrast, severity).fit_transform(X)
+    np.testing.assert_allclose(out.mean(axis=1), X.mean(axis=1))
+    np.testing.assert_allclose(out.std(axis=1), share * X.std(axis=1))
+
+
+def test_contrast_shrinks_channels_around_a_mean_they_share():
+    X = np.repeat([[0.0, 1.0]], 4, axis=1)  # A dark channel and a bright one.
+    out = shifts.Contrast(3, image_shape=(2, 2, 2)).fit_transform(X)
+    np.testing.assert_allclose(out, np.repeat([[0.275, 0.725]], 4, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("severity", "share"), list(enumerate((0.1, 0.2, 0.3, 0.4, 0.5), start=1))
+)
+def test_brightness_adds_a_share_of_the_range_and_clips(severity, share):
+    X = 4 * images() - 2
+    out = make(shifts.Brightness, severity).fit_transform(X)
+    expected = np.minimum(X + share * (X.max() - X.min()), X.max())
+    np.testing.assert_allclose(out, expected, atol=1e-12)
+    assert (out == X.max()).sum() > 1
+
+
+@pytest.mark.parametrize(("severity", "block"), [(3, 2), (5, 4)])
+def test_pixelate_puts_the_mean_in_each_block(severity, block):
+    X = images()
+    n = 8 // block
+    means = X.reshape(-1, n, block, n, block).mean(axis=(2, 4))
+    expected = means.repeat(block, axis=1).repeat(block, axis=2).reshape(-1, 64)
+    out = make(shifts.Pixelate, severity).fit_transform(X)
+    np.testing.assert_allclose(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("severity", "blocks"), [(1, (6, 9)), (2, (5, 7)), (4, (3, 4)), (5, (2, 3))]
+)
+def test_pixelate_where_blocks_do_not_divide_the_image(severity, blocks):
+    X = images(3, size=7 * 11)
+    shift = shifts.Pixelate(severity, image_shape=(7, 11)).fit(X)
+    out = shift.transform(X)
+    np.testing.assert_allclose(out.mean(axis=1), X.mean(axis=1))
+    np.testing.assert_allclose(shift.transform(out), out)
+    for image in out.reshape(3, 7, 11):
+        assert len(np.unique(image.round(12), axis=0)) == blocks[0]
+        assert len(np.unique(image.round(12), axis=1).T) == blocks[1]
