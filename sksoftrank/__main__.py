@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.multiclass import check_classification_targets
 from tqdm import tqdm
 
 from sksoftrank.datasets import load_digits_shift, load_table, synthetic_shifts
@@ -31,6 +31,8 @@ MAX_TRAIN_ROWS, MAX_TEST_ROWS = 50_000, 10_000
 ROW_VISITS = 250_000
 # In-distribution accuracy that a recommended temperature may lose, as a share.
 TOLERANCE = 0.005
+# Fewer rows leave less than the five neighbours that the sweep asks for.
+MIN_ROWS = 8
 
 Rows = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
@@ -39,37 +41,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit code."""
     args = _parser().parse_args(argv)
     try:
+        return _run(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    output = args.output or _default_output(args.data)
+    if not output.suffix and not output.is_dir():
+        output = output.with_suffix(".png")  # As matplotlib would, without a word.
+    try:
+        _check_options(args, output)
         train, test, shifted, lines = _digits() if args.data is None else _table(args)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print("\n".join(lines), end="\n\n", flush=True)
 
+    records = _sweep(train, test, shifted, args.seeds)
+    rows = summarize_sweep(records)
+    print(format_table(rows), end="\n\n")
+    print(advice(records, synthetic=args.domain is None), end="\n\n")
+    seeds = "one seed"
+    if args.seeds > 1:
+        seeds = f"mean of {args.seeds} seeds and its 95 % interval"
+    return _draw(rows, output, f"{lines[0]}: {seeds}")
+
+
+def _sweep(
+    train: Rows, test: Rows, shifted: Mapping[str, Rows], n_seeds: int
+) -> list[dict[str, float]]:
     epochs = int(np.clip(ROW_VISITS // len(train[0]), 3, 50))
     progress = tqdm(
-        total=len(TEMPERATURES) * args.seeds,
+        total=len(TEMPERATURES) * n_seeds,
         desc="training",
         unit="fit",
         leave=False,
         disable=not sys.stderr.isatty(),
     )
-    try:
-        with progress:
-            records = temperature_sweep(
+    with progress, warnings.catch_warnings():
+        # Ctrl-C ends a fit with a warning and what it has learnt so far. Here it is to
+        # end the whole sweep.
+        warnings.filterwarnings("error", ".*interrupted", UserWarning)
+        # Many classes of few rows each: they were looked at when the table was read.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        try:
+            return temperature_sweep(
                 SoftRankMLPClassifier(max_epochs=epochs),
                 train,
                 test,
                 shifted,
-                n_seeds=args.seeds,
+                temperatures=TEMPERATURES,
+                n_seeds=n_seeds,
                 on_fit=progress.update,
             )
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    rows = summarize_sweep(records)
-    print(format_table(rows), end="\n\n")
-    print(advice(records, synthetic=args.domain is None), end="\n\n")
-    return _draw(rows, args.output or _default_output(args.data), lines[0])
+        except UserWarning as interruption:
+            if "interrupted" not in str(interruption):
+                raise
+            raise KeyboardInterrupt from interruption
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,23 +118,67 @@ def _parser() -> argparse.ArgumentParser:
         help="column that tells where or when a row comes from: the first value, in "
         "sorted order, is trained on, the others are the shift",
     )
-    parser.add_argument("--seeds", type=_positive, default=3, metavar="N")
     parser.add_argument(
-        "--output", metavar="PNG", type=Path, help="where the plot goes"
+        "--seeds",
+        type=_positive,
+        default=3,
+        metavar="N",
+        help="fits per temperature (default: 3)",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="PNG",
+        type=Path,
+        help="where the plot goes (default: NAME_temperature.png, here)",
     )
     return parser
 
 
 def _positive(text: str) -> int:
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 1, got {text!r}"
+        )
     return value
 
 
 def _default_output(data: str | None) -> Path:
-    stem = "sksoftrank" if data is None else Path(data).stem
+    stem = "sksoftrank"
+    if data is not None:
+        stem = Path(data).name.partition(".csv")[0].removesuffix(".parquet")
     return Path(f"{stem}_temperature.png")
+
+
+def _check_options(args: argparse.Namespace, output: Path) -> None:
+    """Refuse, before any work, what can't come to an end."""
+    if args.data is None:
+        for name in ("target", "domain"):
+            if getattr(args, name) is not None:
+                raise ValueError(
+                    f"--{name} must come with a table, got none. Name its file first: "
+                    f"python -m sksoftrank table.csv --{name} {getattr(args, name)}"
+                )
+    elif args.target is None:
+        raise ValueError("--target must name the column of the labels, e.g. --target y")
+    elif args.target == args.domain:
+        raise ValueError(
+            "--target and --domain must be two columns, got "
+            f"{args.target!r} for both. Leave --domain out for synthetic shifts."
+        )
+    if output.is_dir():
+        raise ValueError(
+            f"--output must be a file, got the directory {str(output)!r}. Name a file "
+            "in it."
+        )
+    if not output.parent.is_dir():
+        raise ValueError(
+            f"--output must lie in a directory that exists, got {str(output)!r}. "
+            f"Create {str(output.parent)!r} first."
+        )
 
 
 # -- Data --------------------------------------------------------------------------
@@ -133,69 +207,106 @@ def _digits() -> tuple[Rows, Rows, dict[str, Rows], list[str]]:
 def _table(
     args: argparse.Namespace,
 ) -> tuple[Rows, Rows, dict[str, Rows], list[str]]:
-    if args.target is None:
-        raise ValueError("--target must name the column of the labels, e.g. --target y")
     table = load_table(args.data, args.target, args.domain)
-    X, y, domain = table.data, table.target, table.domain
-    if not np.isfinite(X).all():
-        raise ValueError("features must be finite, but some are infinite. Drop them.")
-    check_classification_targets(y)
-    name = Path(args.data).name
-    lines = [f"{name}, target {args.target!r}"]
+    X, y, domain = table.data, _sortable(table.target), table.domain
+    # Also NaN; and the squares of what is left stay finite.
+    if not (np.abs(X) < 1e100).all():
+        raise ValueError(
+            "features must be finite numbers below 1e100, but some are not. Drop them."
+        )
+    lines = [f"{Path(args.data).name}, target {args.target!r}"]
     others: dict[str, Rows] = {}
     if domain is not None:
+        domain = _sortable(domain)
         source, *rest = np.unique(domain)
         if not rest:
             raise ValueError(
-                f"--domain must hold at least two values, got only {source!r} in "
+                f"--domain must hold at least two values, got only {str(source)!r} in "
                 f"{args.domain!r}. Leave it out for synthetic shifts."
             )
         others = {str(v): (X[domain == v], y[domain == v]) for v in rest}
         X, y = X[domain == source], y[domain == source]
+        where = f" where {args.domain} is {str(source)!r}"
+    else:
+        where = ""
+    _check_classes(y, args.target, where)
+    train, test = _split(X, y, args.target)
+    if domain is None:
+        lines.append("shifted: the test rows under 4 synthetic shifts at severity 3")
+        others = {
+            type(shift).__name__: (shift.fit(train[0]).transform(test[0]), test[1])
+            for shift in synthetic_shifts()
+        }
+    else:
+        others, n_unseen = _known_classes(others, np.unique(train[1]))
         lines.append(
             f"in distribution: {args.domain} = {source}; shifted: {args.domain} = "
-            f"{', '.join(others)}"
+            f"{_shorten(others)}"
+            + (f" ({n_unseen} rows of unseen classes left out)" if n_unseen else "")
         )
-    classes, counts = np.unique(y, return_counts=True)
+    lines.append(
+        f"{len(train[0])} rows to train on, {len(test[0])} to test on, "
+        f"{len(np.unique(train[1]))} classes, {X.shape[1]} features"
+    )
+    scaler = StandardScaler().fit(train[0])
+    scaled = {name: (scaler.transform(X), y) for name, (X, y) in others.items()}
+    return (
+        (scaler.transform(train[0]), train[1]),
+        (scaler.transform(test[0]), test[1]),
+        scaled,
+        lines,
+    )
+
+
+def _sortable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a column of mixed things as text, which can be sorted."""
+    return column.astype(str) if column.dtype == object else column
+
+
+def _check_classes(y: npt.NDArray[Any], target: str, where: str) -> None:
+    classes = np.unique(y)
+    if len(y) < MIN_ROWS:
+        raise ValueError(
+            f"the table must hold at least {MIN_ROWS} rows{where}, got {len(y)}. "
+            "Add more."
+        )
     if len(classes) < 2:
         raise ValueError(
-            f"{args.target!r} must hold at least two classes, got only "
-            f"{classes.tolist()[0]!r}{' in the first domain' if others else ''}."
+            f"--target {target!r} must hold at least two classes{where}, got only "
+            f"{classes.tolist()[0]!r}. Add rows of another."
         )
+    whole = y.dtype.kind != "f" or (np.isfinite(y) & (y == np.floor(y))).all()
+    if y.dtype.kind not in "biufU" or not whole or 2 * len(classes) > len(y):
+        raise ValueError(
+            f"--target {target!r} must hold classes, got {len(classes)} different "
+            f"values in {len(y)} rows, such as {str(classes[0])!r}. Name a column of "
+            "labels, or cut the values into ranges."
+        )
+
+
+def _split(X: npt.NDArray[Any], y: npt.NDArray[Any], target: str) -> tuple[Rows, Rows]:
+    _, counts = np.unique(y, return_counts=True)
     X_train, X_test, y_train, y_test = train_test_split(
         X,
         y,
         test_size=0.25,
         random_state=0,
-        stratify=y if counts.min() >= 2 and len(y) >= 8 * len(classes) else None,
+        stratify=y if counts.min() >= 2 and len(y) >= 8 * len(counts) else None,
     )
-    X_train, y_train = _at_most(MAX_TRAIN_ROWS, X_train, y_train)
-    X_test, y_test = _at_most(MAX_TEST_ROWS, X_test, y_test)
-    if len(np.unique(y_train)) < 2:
+    train = _at_most(MAX_TRAIN_ROWS, X_train, y_train)
+    known = np.isin(y_test, train[1])
+    if len(np.unique(train[1])) < 2 or not known.any():
         raise ValueError(
-            f"{args.target!r} must hold two classes after a quarter of the rows is set "
-            "aside for testing. Pass more rows."
+            f"--target {target!r} must still hold two classes after a quarter of the "
+            f"rows is set aside for testing, got {counts.tolist()} rows of each in "
+            "all. Add rows of the rare ones."
         )
-    if domain is None:
-        lines.append("shifted: the test rows under 4 synthetic shifts at severity 3")
-        others = {
-            type(shift).__name__: (shift.fit(X_train).transform(X_test), y_test)
-            for shift in synthetic_shifts()
-        }
-    others, n_unseen = _known_classes(others, np.unique(y_train))
-    lines.append(
-        f"{len(X_train)} rows to train on, {len(X_test)} to test on, "
-        f"{len(classes)} classes, {X.shape[1]} features"
-        + (f"; {n_unseen} shifted rows of unseen classes left out" if n_unseen else "")
-    )
-    scaler = StandardScaler().fit(X_train)
-    scaled = {name: (scaler.transform(X), y) for name, (X, y) in others.items()}
-    return (
-        (scaler.transform(X_train), y_train),
-        (scaler.transform(X_test), y_test),
-        scaled,
-        lines,
-    )
+    return train, _at_most(MAX_TEST_ROWS, X_test[known], y_test[known])
+
+
+def _shorten(names: Mapping[str, Any], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(list(names)[:most]) + more
 
 
 def _at_most(n_rows: int, X: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
@@ -216,7 +327,8 @@ def _known_classes(
     }
     if not kept:
         raise ValueError(
-            "shifted rows must hold classes of the first domain, got none of them."
+            "the other domains must hold classes of the first one, got none of them. "
+            "Check --domain and --target."
         )
     return kept, int(sum((~rows).sum() for rows in known.values()))
 
@@ -256,8 +368,10 @@ def format_table(rows: Sequence[Mapping[str, float]]) -> str:
         for line in (header, *body)
     ]
     lines.insert(1, "  ".join("-" * width for width in widths))
+    one_seed = all(np.isnan(row["accuracy_interval"]) for row in rows)
+    seeds = "One seed." if one_seed else "Mean over seeds ± 95 % interval."
     lines.append(
-        "Mean over seeds ± 95 % interval. eff. rank and 99 % var.: directions of the "
+        f"{seeds} eff. rank and 99 % var.: directions of the "
         "test embedding;\ncolumns: width of transform(X); kNN: 5 neighbours on it."
     )
     return "\n".join(lines)
@@ -294,7 +408,13 @@ def advice(records: Sequence[dict[str, float]], *, synthetic: bool) -> str:
     figures = f"{100 * gain:+.1f} points" + (
         "" if np.isnan(half) else f" ± {100 * half:.1f}"
     )
-    if gain - half > 0:
+    if np.isnan(half):
+        second = (
+            f"Under shift temperature {best:g} was the best of the others, and differs "
+            f"from 1 by {figures}. One seed can't tell that from noise: pass --seeds 3 "
+            "or more."
+        )
+    elif gain - half > 0:
         second = (
             f"Under shift temperature {best:g} did better than 1 ({figures}, paired "
             f"over seeds, as the best of {len(rivals)})."
@@ -317,7 +437,8 @@ def advice(records: Sequence[dict[str, float]], *, synthetic: bool) -> str:
 
 def _draw(rows: Sequence[Mapping[str, float]], output: Path, title: str) -> int:
     try:
-        display = TemperatureSweepDisplay(rows).plot(title=title)
+        # A dollar sign would start a formula.
+        display = TemperatureSweepDisplay(rows).plot(title=title.replace("$", r"\$"))
     except ImportError:
         print("No plot: pip install 'sksoftrank[plot]' to get one.", file=sys.stderr)
         return 0

@@ -42,7 +42,7 @@ def check_temperature(temperature: object, name: str = "temperature") -> float:
 
 
 def temperature_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Probabilities of the classes, ``softmax(logits / temperature)``.
+    """Return the probabilities of the classes, ``softmax(logits / temperature)``.
 
     Parameters
     ----------

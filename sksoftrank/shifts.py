@@ -133,6 +133,19 @@ class GaussianNoise(_RandomShift):
     random_state : int, RandomState instance or None, default=None
         Seeds the noise.
 
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of each column.
+    min_ : float
+        Smallest value of all.
+    max_ : float
+        Largest value of all.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
+
     Examples
     --------
     >>> import numpy as np
@@ -158,6 +171,21 @@ class FeatureDropout(_RandomShift):
     random_state : int, RandomState instance or None, default=None
         Seeds the choice of columns.
 
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of each column.
+    min_ : float
+        Smallest value of all.
+    max_ : float
+        Largest value of all.
+    mean_ : ndarray of shape (n_features_in_,)
+        Mean of each column.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
+
     Examples
     --------
     >>> import numpy as np
@@ -171,7 +199,20 @@ class FeatureDropout(_RandomShift):
     _LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5)
 
     def fit(self, X: npt.ArrayLike, y: Any = None) -> FeatureDropout:
-        """Read the means of the columns; see :meth:`GaussianNoise.fit`."""
+        """Read the scale of the data and the means of the columns.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows as they are without the shift.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        transformer
+            Itself.
+        """
         super().fit(X, y)
         self.mean_ = np.mean(np.asarray(X, dtype=np.float64), axis=0)
         return self
@@ -193,6 +234,19 @@ class GainDrift(_RandomShift):
         0.2, 0.35 and 0.5.
     random_state : int, RandomState instance or None, default=None
         Seeds the factors.
+
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of each column.
+    min_ : float
+        Smallest value of all.
+    max_ : float
+        Largest value of all.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
 
     Examples
     --------
@@ -220,6 +274,19 @@ class OffsetDrift(_RandomShift):
         column, times a normal variable.
     random_state : int, RandomState instance or None, default=None
         Seeds the offsets.
+
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of each column.
+    min_ : float
+        Smallest value of all.
+    max_ : float
+        Largest value of all.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
 
     Examples
     --------
@@ -293,6 +360,19 @@ class Blur(_ImageShift):
         (height, width) or (channels, height, width) of an image; None takes the row for
         a signal of one channel.
 
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of each column.
+    min_ : float
+        Smallest value of all.
+    max_ : float
+        Largest value of all.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
+
     Examples
     --------
     >>> import numpy as np
@@ -320,6 +400,19 @@ class Contrast(_ImageShift):
         (height, width) or (channels, height, width) of an image; None takes the row for
         a signal of one channel.
 
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of each column.
+    min_ : float
+        Smallest value of all.
+    max_ : float
+        Largest value of all.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
+
     Examples
     --------
     >>> import numpy as np
@@ -346,6 +439,19 @@ class Brightness(_ImageShift):
         (height, width) or (channels, height, width) of an image; None takes the row for
         a signal of one channel.
 
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of each column.
+    min_ : float
+        Smallest value of all.
+    max_ : float
+        Largest value of all.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
+
     Examples
     --------
     >>> import numpy as np
@@ -371,6 +477,19 @@ class Pixelate(_ImageShift):
     image_shape : tuple of int, default=None
         (height, width) or (channels, height, width) of an image; None takes the row for
         a signal of one channel.
+
+    Attributes
+    ----------
+    scale_ : ndarray of shape (n_features_in_,)
+        Standard deviation of each column.
+    min_ : float
+        Smallest value of all.
+    max_ : float
+        Largest value of all.
+    n_features_in_ : int
+        Columns seen during fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where `X` had any.
 
     Examples
     --------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -32,7 +34,7 @@ from sklearn.utils.validation import (
     check_is_fitted,
     validate_data,
 )
-from skorch.callbacks import EarlyStopping, LRScheduler
+from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -40,9 +42,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._data import encode, merge_duplicates, split_validation
 from sksoftrank.losses import TemperatureSchedule, as_schedule, temperature_softmax
-from sksoftrank.modules import EmbedHeadModule
-from sksoftrank.training import AccuracyStopping, InMemoryDataset, SoftRankNet
+from sksoftrank.modules import MLP, EmbedHeadModule
+from sksoftrank.training import (
+    AccuracyStopping,
+    InMemoryDataset,
+    Member,
+    SoftRankNet,
+    train_stack,
+)
 from sksoftrank.training._batches import as_tensor
+from sksoftrank.training._stopping import BestEpoch, interruption
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -65,6 +74,7 @@ RANK_TOL = 1e-2
 _RESERVED = {
     *("module", "temperature", "lr", "max_epochs", "batch_size", "callbacks"),
     *("train_split", "verbose", "device", "warm_start", "classes"),
+    "criterion__label_smoothing",
 }
 
 
@@ -93,6 +103,8 @@ class BaseSoftRankClassifier(
         ],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "lr_schedule": [StrOptions({"cosine", "constant"})],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean"],
@@ -115,6 +127,8 @@ class BaseSoftRankClassifier(
     learning_rate: str | float
     weight_decay: float
     lr_schedule: str
+    label_smoothing: float
+    max_grad_norm: float | None
     max_epochs: int
     batch_size: int
     early_stopping: bool
@@ -147,6 +161,10 @@ class BaseSoftRankClassifier(
     def _min_batch_size(self) -> int:
         """Return the fewest rows that the module can train on."""
         return 1
+
+    def _can_stack(self) -> bool:
+        """Return whether the module is one that `train_stack` trains."""
+        return False
 
     # -- Training ------------------------------------------------------------------
 
@@ -182,42 +200,77 @@ class BaseSoftRankClassifier(
             At the training step whose loss is not finite.
         """
         with self._unchanged_on_error():
-            warm = self.warm_start and hasattr(self, "net_")
-            X, labels = self._validate_training_data(X, y, reset=True)
-            classes, codes = np.unique(labels, return_inverse=True)
-            if len(classes) < 2:
-                raise ValueError(
-                    "y must hold at least two classes, got one class, "
-                    f"{classes.tolist()[0]!r}. Add rows of another."
+            training = self._prepare(X, y, sample_weight)
+            if training.member is None:
+                training.net.partial_fit(training.dataset)
+            else:
+                optimizer, params, _ = OPTIMIZERS[self.optimizer]
+                train_stack(
+                    [training.member], optimizer, params, on_epoch=training.on_epoch
                 )
-            if warm and not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    "warm_start=True needs the classes of the previous fit, "
-                    f"{self.classes_.tolist()}, got {classes.tolist()}. Set "
-                    "warm_start=False to start anew."
-                )
-            self._check_settings(X)
-            X, codes, weight = self._weigh(
-                X, codes.astype(np.int64, copy=False), sample_weight, classes
-            )
-            self.classes_ = classes
-            seeds = self._draw_seeds()
-            train = valid = None
-            if self.early_stopping:
-                train, valid = split_validation(
-                    codes, self.validation_fraction, seeds["split"]
-                )
-            dataset = _dataset(X, codes, weight, train)
-            valid_dataset = None if valid is None else _dataset(X, codes, weight, valid)
-
-            net = self._make_net(seeds, self.max_epochs, valid_dataset)
-            net.initialize()
-            if warm:
-                self._load_weights(net, self.net_.module_.state_dict())
-            net.partial_fit(dataset)
-            self._finish(net, dataset, seeds["rows"], history=[])
-            self._is_incremental = False
+            self._complete(training)
         return self
+
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: npt.ArrayLike | None
+    ) -> _Training:
+        """Check the data and parameters of a fit, and return what is to be trained."""
+        warm = self.warm_start and hasattr(self, "net_")
+        X, labels = self._validate_training_data(X, y, reset=True)
+        classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                "y must hold at least two classes, got one class, "
+                f"{classes.tolist()[0]!r}. Add rows of another."
+            )
+        if warm and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                "warm_start=True needs the classes of the previous fit, "
+                f"{self.classes_.tolist()}, got {classes.tolist()}. Set "
+                "warm_start=False to start anew."
+            )
+        self._check_settings(X)
+        X, codes, weight = self._weigh(
+            X, codes.astype(np.int64, copy=False), sample_weight, classes
+        )
+        self.classes_ = classes
+        seeds = self._draw_seeds()
+        train = valid = None
+        if self.early_stopping:
+            train, valid = split_validation(
+                codes, self.validation_fraction, seeds["split"]
+            )
+        dataset = _dataset(X, codes, weight, train)
+        valid_dataset = None if valid is None else _dataset(X, codes, weight, valid)
+        net = self._make_net(seeds, self.max_epochs, valid_dataset)
+        net.initialize()
+        if warm:
+            self._load_weights(net, self.net_.module_.state_dict())
+        training = _Training(net, dataset, seeds["rows"])
+        if not self.callbacks and not self.net_params and self._can_stack():
+            training.member = self._make_member(net, dataset, valid_dataset)
+        return training
+
+    def _complete(self, training: _Training) -> None:
+        """Set the fitted attributes once the networks are trained."""
+        net, member = training.net, training.member
+        if member is not None:
+            if member.error is not None:
+                raise member.error
+            if member.is_interrupted:
+                warnings.warn(
+                    interruption(len(member.history), member.n_epochs),
+                    UserWarning,
+                    stacklevel=3,
+                )
+            net.temperature_ = member.temperatures[member.kept_epoch - 1]
+        else:
+            for _, callback in net.callbacks_:
+                if isinstance(callback, EarlyStopping) and callback.best_epoch_:
+                    best = net.history[callback.best_epoch_ - 1]
+                    net.temperature_ = best["temperature"]
+        self._finish(net, training.dataset, training.seed, history=[])
+        self._is_incremental = False
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
@@ -443,7 +496,7 @@ class BaseSoftRankClassifier(
                 factor * math.sqrt(value / values[0])
                 for factor, value in zip(factors, values, strict=True)
             ]
-        return [*factors, factors[-1]]  # torch asks once more after the last epoch.
+        return factors
 
     def _make_net(
         self,
@@ -457,10 +510,16 @@ class BaseSoftRankClassifier(
         if not incremental:
             factors = self._learning_rate_factors()
             if len(set(factors)) > 1:
+                # torch asks once more after the last epoch.
+                factors.append(factors[-1])
                 scheduler = LRScheduler(
-                    LambdaLR, lr_lambda=factors.__getitem__, event_name="lr"
+                    LambdaLR, lr_lambda=factors.__getitem__, event_name=None
                 )
                 callbacks.append(("lr_schedule", scheduler))
+        if self.max_grad_norm is not None:
+            callbacks.append(
+                ("max_grad_norm", GradientNormClipping(self.max_grad_norm))
+            )
         if valid_dataset is not None:
             stopping = AccuracyStopping(
                 patience=self.n_iter_no_change, threshold=self.tol, load_best=True
@@ -491,6 +550,7 @@ class BaseSoftRankClassifier(
             lr=self._first_learning_rate(incremental=incremental),
             max_epochs=max_epochs,
             batch_size=self.batch_size,
+            criterion__label_smoothing=self.label_smoothing,
             train_split=None
             if valid_dataset is None
             else predefined_split(valid_dataset),
@@ -504,6 +564,34 @@ class BaseSoftRankClassifier(
                 **net_params,
                 **given,
             },
+        )
+
+    def _make_member(
+        self,
+        net: SoftRankNet,
+        dataset: InMemoryDataset,
+        valid_dataset: InMemoryDataset | None,
+    ) -> Member:
+        """Return the net's training as one that can be stacked."""
+        stopping = None
+        if self.early_stopping:
+            stopping = BestEpoch(self.n_iter_no_change, self.tol)
+        valid = None if valid_dataset is None else net.get_iterator(valid_dataset)
+        module = net.module_
+        assert isinstance(module, MLP)
+        return Member(
+            module,
+            net.get_iterator(dataset, training=True),
+            temperatures=as_schedule(self.temperature).values(self.max_epochs),
+            learning_rates=[
+                self._first_learning_rate() * factor
+                for factor in self._learning_rate_factors()
+            ],
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+            max_grad_norm=self.max_grad_norm,
+            valid=valid,
+            stopping=stopping,
         )
 
     def _load_weights(self, net: SoftRankNet, weights: dict[str, Tensor]) -> None:
@@ -533,10 +621,6 @@ class BaseSoftRankClassifier(
             *({**e, "epoch": len(history) + i} for i, e in enumerate(epochs, start=1)),
         ]
         self.n_iter_ = len(self.history_)
-        for _, callback in net.callbacks_:
-            if isinstance(callback, EarlyStopping) and callback.best_epoch_:
-                best = net.history[callback.best_epoch_ - 1]
-                net.temperature_ = best["temperature"]
         self.temperature_ = net.temperature_
         self.net_ = net
 
@@ -831,6 +915,24 @@ class BaseSoftRankClassifier(
         self.module_.eval()
 
 
+@dataclass
+class _Training:
+    """What a fit is going to train; `member` is None where skorch is asked for."""
+
+    net: SoftRankNet
+    dataset: InMemoryDataset
+    seed: int
+    member: Member | None = None
+
+    def on_epoch(self, member: Member) -> None:
+        """Put a finished epoch into the net's history, and print it if asked to."""
+        self.net.history.new_epoch()
+        for name, value in member.history[-1].items():
+            self.net.history.record(name, value)
+        if self.net.verbose:
+            dict(self.net.callbacks_)["print_log"].on_epoch_end(self.net)
+
+
 def _embed(module: EmbedHeadModule, x: Tensor) -> Tensor:
     return module.embed(x)
 
@@ -867,6 +969,6 @@ def _public_record(record: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in record.items()
-        if name not in ("batches", "dur", "event_lr")
+        if name not in ("batches", "dur")
         and not name.endswith(("_best", "_batch_count"))
     }

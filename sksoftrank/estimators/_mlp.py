@@ -55,6 +55,11 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         Non-negative. L2 penalty; decoupled from the gradient for "adamw".
     lr_schedule : {"cosine", "constant"}, default="cosine"
         Learning rate over the epochs: down half a cosine to zero, or as it is.
+    label_smoothing : float, default=0.0
+        In [0, 1). Share of each label spread evenly over the classes.
+    max_grad_norm : float, default=None
+        Positive. Longer gradients are scaled down to this Euclidean norm; None leaves
+        them as they are.
     max_epochs : int, default=50
         Passes over the training rows, at most.
     batch_size : int, default=128
@@ -73,10 +78,10 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     warm_start : bool, default=False
         Whether `fit` starts from the weights of the previous fit.
     callbacks : list, default=None
-        skorch callbacks, or pairs of a name and a callback. Copied for each fit.
+        Of skorch: callbacks, or pairs of a name and a callback. Copied for each fit.
     net_params : dict, default=None
         Further arguments of :class:`sksoftrank.SoftRankNet`, such as
-        ``{"criterion__label_smoothing": 0.1}``.
+        ``{"optimizer": torch.optim.RMSprop}``.
     device : str or torch.device, default="auto"
         Where to train and predict; "auto" takes CUDA or MPS where there is one.
     random_state : int, RandomState instance or None, default=None
@@ -159,6 +164,8 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         learning_rate: str | float = "auto",
         weight_decay: float = 0.0,
         lr_schedule: str = "cosine",
+        label_smoothing: float = 0.0,
+        max_grad_norm: float | None = None,
         max_epochs: int = 50,
         batch_size: int = 128,
         early_stopping: bool = False,
@@ -185,6 +192,8 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
+        self.label_smoothing = label_smoothing
+        self.max_grad_norm = max_grad_norm
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.early_stopping = early_stopping
@@ -214,6 +223,9 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
 
     def _embedding_width(self) -> int:
         return self._widths()[-1]
+
+    def _can_stack(self) -> bool:
+        return self.normalization is None
 
     def _min_batch_size(self) -> int:
         # Batch normalisation has no variance to divide by in a batch of one.

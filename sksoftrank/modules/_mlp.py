@@ -46,11 +46,16 @@ class Dropout(nn.Module):
             return x
         if self.random_state is None:
             return F.dropout(x, self.p, training=True)
-        if self._generator is None or self._generator.device != x.device:
-            self._generator = torch.Generator(x.device).manual_seed(self.random_state)
+        return x * self.fill_mask(torch.empty_like(x))
+
+    def fill_mask(self, mask: Tensor) -> Tensor:
+        """Fill `mask` with 0 for units to drop and 1 / (1 - p) for the others."""
+        assert self.random_state is not None
+        if self._generator is None or self._generator.device != mask.device:
+            self._generator = torch.Generator(mask.device)
+            self._generator.manual_seed(self.random_state)
         keep = 1.0 - self.p
-        mask = torch.empty_like(x).bernoulli_(keep, generator=self._generator)
-        return x * mask.div_(keep)
+        return mask.bernoulli_(keep, generator=self._generator).div_(keep)
 
     def extra_repr(self) -> str:
         return f"p={self.p:g}"
@@ -106,6 +111,8 @@ class MLP(EmbedHeadModule):
         random_state: int | None = None,
     ) -> None:
         super().__init__()
+        self.activation = activation
+        self.normalization = normalization
         layers: list[nn.Module] = []
         width = n_features
         for index, size in enumerate(hidden_layer_sizes):

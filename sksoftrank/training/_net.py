@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from functools import partial
@@ -30,45 +29,10 @@ from sksoftrank.losses import (
     temperature_softmax,
 )
 from sksoftrank.training._batches import InMemoryDataset, make_batches
+from sksoftrank.training._stopping import divergence, interruption
 
 # Hooks that a lean epoch does not call.
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
-
-
-class AccuracyStopping(EarlyStopping):
-    """Stop on the validation accuracy; between equals the loss decides.
-
-    The accuracy means the same at every temperature, which the loss does not. Alone it
-    would go back to the first epoch that reaches 100 % of a small validation set.
-
-    Parameters
-    ----------
-    patience : int, default=5
-        Epochs without improvement before training stops.
-    threshold : float, default=1e-4
-        Rise in accuracy, or fall in loss at no lower accuracy, that counts.
-    load_best : bool, default=False
-        Whether to go back to the weights of the best epoch.
-    """
-
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        super().on_train_begin(net, **kwargs)
-        self.best_accuracy_, self.best_loss_ = -math.inf, math.inf
-
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        accuracy, loss = net.history[-1, ("valid_acc", "valid_loss")]
-        if accuracy > self.best_accuracy_ + self.threshold or (
-            accuracy >= self.best_accuracy_ and loss < self.best_loss_ - self.threshold
-        ):
-            self.misses_ = 0
-            self.best_accuracy_, self.best_loss_ = accuracy, loss
-            self.best_epoch_ = net.history[-1, "epoch"]
-            if self.load_best:
-                self.best_model_weights_ = copy.deepcopy(net.module_.state_dict())
-        else:
-            self.misses_ += 1
-        if self.misses_ >= self.patience:
-            raise KeyboardInterrupt  # How skorch's callbacks stop a training.
 
 
 class SoftRankNet(NeuralNetClassifier):
@@ -193,15 +157,14 @@ class SoftRankNet(NeuralNetClassifier):
                 f"temperature={self.temperature!r}. Set temperature alone."
             )
         self.temperature_ = as_schedule(self.temperature)(0.0)
-        criterion = self.initialized_instance(
-            self.criterion, {**kwargs, "temperature": self.temperature_}
-        )
+        criterion = self.initialized_instance(self.criterion, kwargs)
         if not isinstance(criterion, TemperatureCrossEntropyLoss):
             raise ValueError(
                 "criterion must be TemperatureCrossEntropyLoss or a subclass, whose "
                 f"temperature the net sets, got {self.criterion!r}. Subclass it, or "
                 "use skorch's NeuralNetClassifier."
             )
+        criterion.temperature = self.temperature_
         self.criterion_ = criterion
         return self
 
@@ -257,13 +220,11 @@ class SoftRankNet(NeuralNetClassifier):
         return loss
 
     def _raise_divergence(self, loss: Tensor) -> None:
-        lr = self.optimizer_.param_groups[0]["lr"]
-        raise FloatingPointError(
-            f"Training diverged: the loss became {loss.item()} in epoch "
-            f"{len(self.history)}, at temperature={self.criterion_.temperature:g} and "
-            f"learning rate {lr:g}. Lower the learning rate (a tenth is a start), "
-            "raise a temperature below 1, or scale the features, e.g. with "
-            "StandardScaler."
+        raise divergence(
+            loss.item(),
+            f"epoch {len(self.history)}",
+            self.criterion_.temperature,
+            self.optimizer_.param_groups[0]["lr"],
         )
 
     def _get_predict_nonlinearity(self) -> Any:
@@ -382,6 +343,8 @@ class SoftRankNet(NeuralNetClassifier):
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Keep the weights: this epoch is finished."""
         super().on_epoch_end(net, **kwargs)
+        if "optimizer" in self._optimizers:
+            self.history.record("lr", self.optimizer_.param_groups[0]["lr"])
         self.history.record("temperature", self.temperature_)
         self._take_snapshot()
         self.n_epochs_finished_ += 1
@@ -428,10 +391,7 @@ class SoftRankNet(NeuralNetClassifier):
             if self.n_epochs_finished_ == 0:
                 raise
             warnings.warn(
-                f"Training was interrupted after epoch {self.n_epochs_finished_} of "
-                f"{epochs}; the weights of that epoch are kept.",
-                UserWarning,
-                stacklevel=2,
+                interruption(self.n_epochs_finished_, epochs), UserWarning, stacklevel=2
             )
         except BaseException:
             self._restore_snapshot()

@@ -1,0 +1,277 @@
+"""K networks of one shape as two matrices, and their forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sksoftrank.modules import MLP
+from sksoftrank.modules._mlp import Dropout
+
+if TYPE_CHECKING:
+    from sksoftrank.training._stack_loss import EpochSettings
+
+# Floats in 64 bytes. Each parameter starts at such a border, as it does in a tensor of
+# its own: the last digit of a product may depend on where its factors lie.
+ALIGNMENT = 16
+# Multiplications below which torch.bmm does not call the matrix library.
+_TINY_PRODUCT = 400
+
+_aten = torch.ops.aten
+# Activation from input to output, which may be the same tensor, and its gradient from
+# the gradient after it and the output, or for those in _FROM_INPUT the input.
+_ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "relu": (
+        lambda a, h: torch.relu_(a),
+        lambda g, h: _aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
+    ),
+    "tanh": (
+        lambda a, h: torch.tanh_(a),
+        lambda g, h: _aten.tanh_backward.grad_input(g, h, grad_input=g),
+    ),
+    "gelu": (
+        lambda a, h: _aten.gelu.out(a, out=h),
+        lambda g, a: _aten.gelu_backward.grad_input(g, a, grad_input=g),
+    ),
+    "silu": (
+        lambda a, h: _aten.silu.out(a, out=h),
+        lambda g, a: _aten.silu_backward.grad_input(g, a, grad_input=g),
+    ),
+}
+_FROM_INPUT = {"gelu", "silu"}
+
+
+def linear_layers(module: MLP) -> list[nn.Linear]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def stack_rows(parts: list[Tensor]) -> Tensor:
+    """Return tensors (n_k, ...) as one (K, max n_k, ...), each part aligned.
+
+    Without a copy for a single one; the padding is never read.
+    """
+    if len(parts) == 1:
+        return parts[0][None]
+    longest = max(parts, key=len)
+    stride = -(-longest.numel() // ALIGNMENT) * ALIGNMENT
+    stacked = longest.new_empty(len(parts), stride)
+    for row, part in zip(stacked, parts, strict=True):
+        row[: part.numel()].copy_(part.flatten())
+    return stacked[:, : longest.numel()].view(len(parts), *longest.shape)
+
+
+class Stack:
+    """The parameters of K networks of one shape, and their gradients, as two matrices.
+
+    A row holds all of one network; `weights` and `biases` are views. While training
+    lasts, the modules' own parameters are views too.
+    """
+
+    def __init__(self, modules: Sequence[MLP], deterministic: bool) -> None:
+        self.modules = list(modules)
+        self.deterministic = deterministic
+        layers = linear_layers(modules[0])
+        self.activation = modules[0].activation
+        self.shapes = [p.shape for layer in layers for p in (layer.weight, layer.bias)]
+        self.n_classes = layers[-1].out_features
+        self.offsets, end = [], 0
+        for shape in self.shapes:
+            self.offsets.append(end)
+            end += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
+        self.device = layers[0].weight.device
+        self.params = torch.zeros(len(self.modules), end, device=self.device)
+        for k, module in enumerate(self.modules):
+            for view, parameter in zip(
+                self.pieces(self.params[k]), self._parameters(module), strict=True
+            ):
+                view.copy_(parameter)
+        self._bind()
+
+    @staticmethod
+    def _parameters(module: MLP) -> list[Tensor]:
+        return [
+            p for layer in linear_layers(module) for p in (layer.weight, layer.bias)
+        ]
+
+    def pieces(self, row: Tensor) -> list[Tensor]:
+        """Return a row of parameters or gradients as one tensor a parameter."""
+        return [
+            row[offset : offset + shape.numel()].view(shape)
+            for offset, shape in zip(self.offsets, self.shapes, strict=True)
+        ]
+
+    def stacked_pieces(self, rows: Tensor) -> list[Tensor]:
+        """Return rows as one tensor (K, ...) a parameter; biases as (K, 1, width)."""
+        return [
+            rows[:, offset : offset + shape.numel()].view(
+                len(rows), *(shape if len(shape) == 2 else (1, *shape))
+            )
+            for offset, shape in zip(self.offsets, self.shapes, strict=True)
+        ]
+
+    def _bind(self) -> None:
+        self.grads = torch.zeros_like(self.params)
+        for k, module in enumerate(self.modules):
+            for view, parameter in zip(
+                self.pieces(self.params[k]), self._parameters(module), strict=True
+            ):
+                parameter.data = view
+        self.dropouts: list[list[Dropout]] = [
+            [layer for layer in module.modules() if isinstance(layer, Dropout)]
+            for module in self.modules
+        ]
+
+    def release(self, k: int, weights: Tensor) -> None:
+        """Give network `k` these weights, in memory of its own."""
+        for view, parameter in zip(
+            self.pieces(weights), self._parameters(self.modules[k]), strict=True
+        ):
+            parameter.data = view.clone()
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only these networks."""
+        self.modules = [self.modules[k] for k in rows]
+        self.params = self.params[list(rows)]
+        self._bind()
+
+
+class Pass:
+    """Forward and backward of networks `first` to `last` for batches of one size.
+
+    Buffers and views are made once; each step fills them anew. `x` is (K, size, d), a
+    layer's output (K, size, width), a weight (K, width, width before).
+    """
+
+    def __init__(self, stack: Stack, first: int, last: int, size: int) -> None:
+        self.members = slice(first, last)
+        k = last - first
+        params = stack.stacked_pieces(stack.params[first:last])
+        grads = stack.stacked_pieces(stack.grads[first:last])
+        self.weights, self.biases = params[::2], params[1::2]
+        self.weight_grads, self.bias_grads = grads[::2], grads[1::2]
+        self.transposed = [weight.transpose(1, 2) for weight in self.weights]
+        widths = [weight.shape[1] for weight in self.weights]
+
+        def make(width: int) -> Tensor:
+            if not stack.deterministic:
+                return stack.params.new_empty(k, size, width)
+            stride = -(-size * width // ALIGNMENT) * ALIGNMENT
+            rows = stack.params.new_empty(k, stride)
+            return rows[:, : size * width].view(k, size, width)
+
+        self.outputs = [make(width) for width in widths]
+        self.gradients = [make(width) for width in widths]
+        self.scaled = make(widths[-1])
+        # torch's log-softmax fills `out` as if it were contiguous.
+        self.log_p = stack.params.new_empty(k, size, widths[-1])
+        self.logit_gradient = torch.empty_like(self.log_p)
+        if not stack.deterministic:
+            self.gradients[-1] = self.logit_gradient
+        self.gradients_t = [g.transpose(1, 2) for g in self.gradients]
+        self.dropouts = stack.dropouts[first:last]
+        self.activated = self.seen_backward = self.outputs[:-1]
+        if stack.activation in _FROM_INPUT:
+            self.activated = [make(width) for width in widths[:-1]]
+        self.activate: Callable[..., Any] | None = None
+        self.activate_backward: Callable[..., Any] | None = None
+        if stack.activation in _ACTIVATIONS:
+            self.activate, self.activate_backward = _ACTIVATIONS[stack.activation]
+        self.dropped, self.masks = self.activated, []
+        if any(self.dropouts):
+            self.masks = [make(width).fill_(1.0) for width in widths[:-1]]
+            self.dropped = [make(width) for width in widths[:-1]]
+        # Tiny matrices torch multiplies itself, summing in an order of its own.
+        self.baddbmm: Callable[..., Any] = torch.baddbmm
+        self.bmm: Callable[..., Any] = torch.bmm
+        smallest = min(weight[0].numel() for weight in self.weights)
+        if stack.deterministic or size * smallest < _TINY_PRODUCT:
+            self.baddbmm, self.bmm = _baddbmm, _bmm
+        if stack.deterministic and self.activate and self.activate_backward:
+            self.activate = _one_by_one(self.activate)
+            self.activate_backward = _one_by_one(self.activate_backward)
+
+    def run(
+        self, settings: EpochSettings, x: Tensor, target: Tensor, log_p: Tensor
+    ) -> None:
+        """Leave the gradients in the stack, and the log-probabilities in `log_p`.
+
+        `target` is the gradient of the loss by the log-probabilities.
+        """
+        inputs = [x, *self.dropped]
+        self._forward(inputs)
+        logits, g = self.outputs[-1], self.gradients[-1]
+        if settings.temperature is not None:
+            temperature = settings.temperature[self.members]
+            logits = torch.div(logits, temperature, out=self.scaled)
+        own = log_p if log_p.is_contiguous() else self.log_p
+        torch._log_softmax(logits, 2, False, out=own)
+        if own is not log_p:
+            log_p.copy_(own)
+        raw = self.logit_gradient
+        torch._log_softmax_backward_data(target, own, 2, torch.float32, out=raw)
+        if settings.temperature is not None:
+            torch.div(raw, temperature, out=g)
+        elif raw is not g:
+            g.copy_(raw)
+        for layer in range(len(self.weights) - 1, -1, -1):
+            self.bmm(
+                self.gradients_t[layer], inputs[layer], out=self.weight_grads[layer]
+            )
+            torch.sum(g, 1, keepdim=True, out=self.bias_grads[layer])
+            if layer == 0:
+                break
+            below = self.gradients[layer - 1]
+            self.bmm(g, self.weights[layer], out=below)
+            g = below
+            self._activate_backward(layer - 1, g)
+
+    def _forward(self, inputs: list[Tensor]) -> None:
+        for layer, a in enumerate(self.outputs):
+            self.baddbmm(
+                self.biases[layer], inputs[layer], self.transposed[layer], out=a
+            )
+            if a is self.outputs[-1]:
+                break
+            if self.activate is not None:
+                self.activate(a, self.activated[layer])
+            if self.masks:
+                mask = self.masks[layer]
+                for k, layers in enumerate(self.dropouts):
+                    if layers:
+                        layers[layer].fill_mask(mask[k])
+                torch.mul(self.activated[layer], mask, out=self.dropped[layer])
+
+    def _activate_backward(self, layer: int, g: Tensor) -> None:
+        if self.masks:
+            g.mul_(self.masks[layer])
+        if self.activate_backward is not None:
+            self.activate_backward(g, self.seen_backward[layer])
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` applied to each network's tensors apart.
+
+    What lies together is computed by another formula than its last few numbers, or in
+    another library.
+    """
+
+    def apply(a: Tensor, b: Tensor) -> None:
+        for a_k, b_k in zip(a, b, strict=True):
+            function(a_k, b_k)
+
+    return apply
+
+
+def _baddbmm(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
+    """torch.baddbmm, by the product that a single network would use."""
+    for b, x_k, weight_k, out_k in zip(bias, x, weight, out, strict=True):
+        torch.addmm(b[0], x_k, weight_k, out=out_k)
+
+
+def _bmm(a: Tensor, b: Tensor, *, out: Tensor) -> None:
+    """torch.bmm, by the product that a single network would use."""
+    for a_k, b_k, out_k in zip(a, b, out, strict=True):
+        torch.mm(a_k, b_k, out=out_k)

@@ -1,0 +1,371 @@
+"""Many networks of one shape trained at once, one included.
+
+A small network's training step is mostly overhead: autograd records and replays a
+graph, the optimizer walks over its tensors. Here forward and backward of the plain MLP
+are written out, K networks lie in tensors with a leading model axis, and one call
+serves them all. Every network keeps rows, order, temperature, learning rate and all
+else of its own, and since the arithmetic follows autograd's order of operations, it
+ends where it would have ended alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sksoftrank.losses import temperature_cross_entropy
+from sksoftrank.modules import MLP
+from sksoftrank.training._batches import InMemoryBatches
+from sksoftrank.training._stack import Pass, Stack, linear_layers, stack_rows
+from sksoftrank.training._stack_loss import BlockLoss, EpochSettings
+from sksoftrank.training._stack_optimizer import FusedOptimizer
+from sksoftrank.training._stopping import BestEpoch, divergence
+
+# A layer of this many weights keeps more than one core busy; below it, threads cost
+# more than they bring, and the last digits would depend on their number.
+_WIDE_LAYER = 1 << 16
+
+
+@dataclass
+class Member:
+    """One network of a stack, with everything that is its own.
+
+    Parameters
+    ----------
+    module : MLP
+        The network, without normalisation; trained in place. Members of a stack agree
+        in all shapes and in the activation.
+    batches : InMemoryBatches
+        The rows, labels and weights to train on. Members of a stack agree in batch
+        size and device.
+    temperatures : sequence of float
+        Temperature of each epoch; their number is the number of epochs.
+    learning_rates : sequence of float
+        Learning rate of each epoch.
+    weight_decay : float, default=0.0
+        Non-negative.
+    label_smoothing : float, default=0.0
+        In [0, 1].
+    max_grad_norm : float, default=None
+        Positive. Longer gradients are scaled down to this norm; None leaves them.
+    valid : InMemoryBatches, default=None
+        Rows to validate on after each epoch.
+    stopping : BestEpoch, default=None
+        When to stop by the validation; the weights of the best epoch are restored.
+
+    Attributes
+    ----------
+    history : list of dict
+        One record an epoch finished, as in ``SoftRankMLPClassifier.history_``.
+    error : FloatingPointError or None
+        Why training ended early: the loss was not finite. The weights are then those
+        of the last finished epoch.
+    is_interrupted : bool
+        Whether Ctrl-C ended training after a finished epoch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.modules import MLP
+    >>> from sksoftrank.training import InMemoryBatches, InMemoryDataset, Member
+    >>> data = InMemoryDataset(np.zeros((6, 4)), np.array([0, 1, 0, 1, 0, 1]))
+    >>> member = Member(MLP(4, 2), InMemoryBatches(data, 2), [1.0] * 3, [1e-3] * 3)
+    >>> member.n_epochs
+    3
+    """
+
+    module: MLP
+    batches: InMemoryBatches
+    temperatures: Sequence[float]
+    learning_rates: Sequence[float]
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    max_grad_norm: float | None = None
+    valid: InMemoryBatches | None = None
+    stopping: BestEpoch | None = None
+    history: list[dict[str, float]] = field(default_factory=list, init=False)
+    error: FloatingPointError | None = field(default=None, init=False)
+    is_interrupted: bool = field(default=False, init=False)
+
+    @property
+    def n_epochs(self) -> int:
+        """Number of epochs to train."""
+        return len(self.temperatures)
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch, counted from one, whose weights the module has."""
+        return self.stopping.epoch if self.stopping else len(self.history)
+
+
+def train_stack(
+    members: Sequence[Member],
+    optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
+    optimizer_params: dict[str, Any] | None = None,
+    *,
+    deterministic: bool = False,
+    on_epoch: Callable[[Member], object] | None = None,
+) -> None:
+    """Train networks of one shape together, each as it would be trained alone.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        At least one. Their modules, histories and errors are filled in.
+    optimizer : type, default=torch.optim.Adam
+        Adam, AdamW or SGD.
+    optimizer_params : dict, default=None
+        Its parameters, less learning rate and weight decay.
+    deterministic : bool, default=False
+        Whether each member's weights equal to the last bit those of a training alone,
+        with skorch and autograd. Otherwise the optimizer's kernel takes all parameters
+        of a network in one call, and differs by a rounding where a tensor's length is
+        no multiple of the vector unit's.
+    on_epoch : callable, default=None
+        Called with a member after each of its epochs.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If Ctrl-C came before every member had finished an epoch. Later, the members
+        keep their last finished epoch and are marked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.modules import MLP
+    >>> from sksoftrank.training import (
+    ...     InMemoryBatches, InMemoryDataset, Member, train_stack
+    ... )
+    >>> X = np.random.default_rng(0).standard_normal((64, 4))
+    >>> data = InMemoryDataset(X, (X[:, 0] > 0).astype(int))
+    >>> members = [
+    ...     Member(
+    ...         MLP(4, 2, (8,), random_state=seed),
+    ...         InMemoryBatches(data, 16, shuffle=True, random_state=seed),
+    ...         temperatures=[temperature] * 20,
+    ...         learning_rates=[0.01] * 20,
+    ...     )
+    ...     for seed, temperature in enumerate([1.0, 10.0])
+    ... ]
+    >>> train_stack(members)
+    >>> [m.history[-1]["train_loss"] < m.history[0]["train_loss"] for m in members]
+    [True, True]
+    """
+    with torch.no_grad(), _threads_for(members[0].module):
+        training = _Training(
+            members, optimizer, optimizer_params or {}, deterministic, on_epoch
+        )
+        try:
+            training.run()
+        except KeyboardInterrupt:
+            if not all(member.history for member in members):
+                raise
+            for member in training.active:
+                member.is_interrupted = True
+        finally:
+            training.release()
+
+
+@contextmanager
+def _threads_for(module: MLP) -> Iterator[None]:
+    """Leave torch one thread where more would not pay."""
+    before = torch.get_num_threads()
+    widest = max(layer.weight.numel() for layer in linear_layers(module))
+    if before > 1 and widest < _WIDE_LAYER:
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+    else:
+        yield
+
+
+class _Training:
+    """The loop over epochs and batches of a stack whose members come and go."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        optimizer: type[torch.optim.Optimizer],
+        optimizer_params: dict[str, Any],
+        deterministic: bool,
+        on_epoch: Callable[[Member], object] | None,
+    ) -> None:
+        # Longest first: whoever still has rows at a step is then a range of the stack.
+        self.active = sorted(members, key=lambda m: -m.batches.n_rows)
+        self.on_epoch = on_epoch
+        self.stack = Stack([m.module for m in self.active], deterministic)
+        self.optimizer = FusedOptimizer(
+            optimizer, optimizer_params, self.stack, deterministic
+        )
+        # Weights to return to: of the last epoch finished, or of the best.
+        self.kept = self.stack.params.clone()
+        # Made once for each shape that comes up.
+        self.passes: dict[tuple[int, int, int], Pass] = {}
+        self.losses: dict[tuple[tuple[int, ...], int], BlockLoss] = {}
+
+    def run(self) -> None:
+        epoch = 0
+        self._drop([k for k, m in enumerate(self.active) if m.n_epochs == 0])
+        while self.active:
+            epoch += 1
+            losses, diverged = self._train_epoch(epoch)
+            ended = set(diverged)
+            for k, member in enumerate(self.active):
+                if k not in diverged:
+                    self._finish_epoch(k, member, epoch, losses[k])
+                    if epoch == member.n_epochs or (
+                        member.stopping is not None and member.stopping.is_exhausted
+                    ):
+                        ended.add(k)
+            self._drop(sorted(ended))
+
+    def _finish_epoch(self, k: int, member: Member, epoch: int, loss: float) -> None:
+        record: dict[str, float] = {"epoch": epoch, "train_loss": loss}
+        improved = True
+        if member.valid is not None:
+            record |= _validate(member, member.valid, member.temperatures[epoch - 1])
+            if member.stopping is not None:
+                improved = member.stopping.update(
+                    epoch, record["valid_acc"], record["valid_loss"]
+                )
+        record["lr"] = member.learning_rates[epoch - 1]
+        record["temperature"] = member.temperatures[epoch - 1]
+        if improved:
+            self.kept[k].copy_(self.stack.params[k])
+        member.history.append(record)
+        if self.on_epoch is not None:
+            self.on_epoch(member)
+
+    def _drop(self, indices: Sequence[int]) -> None:
+        """Take members out that have ended, with the weights kept for them."""
+        if not indices:
+            return
+        for k in indices:
+            self.stack.release(k, self.kept[k])
+        rest = [k for k in range(len(self.active)) if k not in set(indices)]
+        self.active = [self.active[k] for k in rest]
+        self.kept = self.kept[rest]
+        self.stack.select(rest)
+        self.optimizer.select(rest)
+        self.passes.clear()
+        self.losses.clear()
+
+    def release(self) -> None:
+        """Give all modules their weights, in memory of their own."""
+        self._drop(range(len(self.active)))
+
+    # -- One epoch -------------------------------------------------------------------
+
+    def _train_epoch(self, epoch: int) -> tuple[list[float], dict[int, None]]:
+        """Train every member for an epoch; return mean losses, and who diverged."""
+        members = self.active
+        for layers in self.stack.dropouts:
+            for dropout in layers:
+                dropout.train()
+        settings = EpochSettings(
+            members, epoch, self.stack.device, self.stack.n_classes
+        )
+        sources = [m.batches for m in members]
+        size = sources[0].batch_size
+        n_rows = [source.n_rows for source in sources]
+        orders = [source.order() for source in sources]
+        block = sources[0].batches_per_block * size
+        totals = torch.zeros(len(members), dtype=torch.float64)
+        diverged: dict[int, None] = {}
+        for start in range(0, n_rows[0], block):
+            losses = self._train_block(
+                settings,
+                [
+                    source.gather(order, slice(start, min(start + block, n)))
+                    for source, order, n in zip(sources, orders, n_rows, strict=True)
+                    if start < n
+                ],
+                size,
+            )  # (steps, K)
+            totals[: losses.shape[1]] += losses.sum(dim=0)
+            if not losses.isfinite().all():
+                for step, k in torch.nonzero(~losses.isfinite()).tolist():
+                    if k not in diverged:
+                        diverged[k] = None
+                        members[k].error = divergence(
+                            float(losses[step, k]),
+                            f"step {start // size + step + 1} of epoch {epoch}",
+                            members[k].temperatures[epoch - 1],
+                            members[k].learning_rates[epoch - 1],
+                        )
+                if len(diverged) == len(members):
+                    break
+        return (totals / torch.tensor(n_rows)).tolist(), diverged
+
+    def _train_block(
+        self,
+        settings: EpochSettings,
+        gathered: list[tuple[Tensor, Tensor, Tensor | None]],
+        batch_size: int,
+    ) -> Tensor:
+        """Step through rows gathered for each member; return summed losses (steps, K).
+
+        What the loss needs of the labels alone is computed for all steps at once.
+        """
+        counts = tuple(len(x) for x, _, _ in gathered)
+        batch_size = min(batch_size, counts[0])
+        x = stack_rows([x for x, _, _ in gathered])
+        loss = self.losses.get((counts, batch_size))
+        if loss is None:
+            loss = BlockLoss(counts, batch_size, x, self.stack.n_classes)
+            self.losses[counts, batch_size] = loss
+        loss.load(gathered, settings)
+        for step, x_step in enumerate(x.split(batch_size, dim=1)):
+            target, log_p = loss.targets[step], loss.log_p[step]
+            first = 0
+            # In a last batch sizes may differ: those of one size step together.
+            for size, group in groupby(loss.sizes[step]):
+                last = first + len(list(group))
+                if size == 0:
+                    break
+                key = (first, last, size)
+                if key not in self.passes:
+                    self.passes[key] = Pass(self.stack, *key)
+                if last - first < len(target) or size < batch_size:
+                    here = (slice(first, last), slice(size))
+                    self.passes[key].run(
+                        settings, x_step[here], target[here], log_p[here]
+                    )
+                else:
+                    self.passes[key].run(settings, x_step, target, log_p)
+                self.optimizer.step(first, last, settings)
+                first = last
+        return loss.sums()
+
+
+def _validate(
+    member: Member, batches: InMemoryBatches, temperature: float
+) -> dict[str, float]:
+    """Return a member's loss and weighted accuracy on its validation rows."""
+    member.module.eval()
+    total, correct, weight = 0.0, 0.0, 0.0
+    for x, target in batches:
+        y, w = target if isinstance(target, tuple) else (target, None)
+        logits = member.module(x)
+        loss = temperature_cross_entropy(
+            logits,
+            y,
+            temperature,
+            sample_weight=w,
+            label_smoothing=member.label_smoothing,
+        )
+        hits = (logits.argmax(dim=1) == y).double()
+        w = torch.ones_like(hits) if w is None else w.double()
+        total += loss.item() * len(y)
+        correct += (w * hits).sum().item()
+        weight += w.sum().item()
+    return {"valid_loss": total / batches.n_rows, "valid_acc": correct / weight}

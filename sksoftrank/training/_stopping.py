@@ -1,0 +1,104 @@
+"""How training ends before its last epoch: by validation, divergence or Ctrl-C."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+from skorch.callbacks import EarlyStopping
+
+
+def divergence(
+    loss: float, where: str, temperature: float, learning_rate: float
+) -> FloatingPointError:
+    """Return the error for a loss that is not finite."""
+    return FloatingPointError(
+        f"Training diverged: the loss became {loss} in {where}, at "
+        f"temperature={temperature:g} and learning rate {learning_rate:g}. Lower the "
+        "learning rate (a tenth is a start), raise a temperature below 1, or scale the "
+        "features, e.g. with StandardScaler."
+    )
+
+
+def interruption(n_finished: int, n_epochs: int) -> str:
+    """Return the warning for a training that Ctrl-C ended."""
+    return (
+        f"Training was interrupted after epoch {n_finished} of {n_epochs}; the weights "
+        "of that epoch are kept."
+    )
+
+
+class BestEpoch:
+    """The best epoch so far by validation accuracy; between equals the loss decides.
+
+    The accuracy means the same at every temperature, which the loss does not. Alone it
+    would go back to the first epoch that reaches 100 % of a small validation set.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs without improvement before `is_exhausted`.
+    threshold : float
+        Rise in accuracy, or fall in loss at no lower accuracy, that counts.
+    """
+
+    def __init__(self, patience: int, threshold: float) -> None:
+        self.patience = patience
+        self.threshold = threshold
+        self.accuracy, self.loss = -math.inf, math.inf
+        self.epoch = 0
+        self.misses = 0
+
+    def update(self, epoch: int, accuracy: float, loss: float) -> bool:
+        """Take note of an epoch, counted from one; return whether it is the best."""
+        if accuracy > self.accuracy + self.threshold or (
+            accuracy >= self.accuracy and loss < self.loss - self.threshold
+        ):
+            self.accuracy, self.loss, self.epoch = accuracy, loss, epoch
+            self.misses = 0
+            return True
+        self.misses += 1
+        return False
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether `patience` epochs have passed without improvement."""
+        return self.misses >= self.patience
+
+
+class AccuracyStopping(EarlyStopping):
+    """Stop on the validation accuracy; between equals the loss decides.
+
+    Parameters
+    ----------
+    patience : int, default=5
+        Epochs without improvement before training stops.
+    threshold : float, default=1e-4
+        Rise in accuracy, or fall in loss at no lower accuracy, that counts.
+    load_best : bool, default=False
+        Whether to go back to the weights of the best epoch.
+
+    Examples
+    --------
+    >>> from sksoftrank import SoftRankNet
+    >>> from sksoftrank.modules import MLP
+    >>> from sksoftrank.training import AccuracyStopping
+    >>> net = SoftRankNet(MLP, callbacks=[AccuracyStopping(patience=10)])
+    """
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Forget the best epoch of an earlier training."""
+        super().on_train_begin(net, **kwargs)
+        self.best_ = BestEpoch(self.patience, self.threshold)
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Compare the epoch with the best one, and stop after too many misses."""
+        epoch, accuracy, loss = net.history[-1, ("epoch", "valid_acc", "valid_loss")]
+        if self.best_.update(epoch, accuracy, loss):
+            self.best_epoch_ = epoch
+            if self.load_best:
+                self.best_model_weights_ = copy.deepcopy(net.module_.state_dict())
+        self.misses_ = self.best_.misses
+        if self.best_.is_exhausted:
+            raise KeyboardInterrupt  # How skorch's callbacks stop a training.

@@ -1,0 +1,404 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import (
+    BatchScoring,
+    Callback,
+    EarlyStopping,
+    EpochScoring,
+    GradientNormClipping,
+    LRScheduler,
+)
+from skorch.dataset import Dataset
+from torch.nn import functional as F
+
+from sksoftrank import SoftRankNet
+from sksoftrank.losses import LinearTemperature, TemperatureCrossEntropyLoss
+from sksoftrank.modules import MLP
+from sksoftrank.training import AccuracyStopping, InMemoryDataset
+
+
+def make_net(**params):
+    defaults = {
+        "module__n_features": 6,
+        "module__n_classes": 3,
+        "module__hidden_layer_sizes": (16,),
+        "module__random_state": 0,
+        "iterator_train__random_state": 0,
+        "lr": 0.01,
+        "batch_size": 32,
+        "max_epochs": 3,
+        "train_split": None,
+        "verbose": 0,
+    }
+    return SoftRankNet(MLP, **{**defaults, **params})
+
+
+def weights(net):
+    return torch.cat([p.detach().flatten() for p in net.module_.parameters()])
+
+
+class CountSteps(Callback):
+    """A callback that needs batches; counts them."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.steps_ = 0
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        self.steps_ += training
+
+
+class StopAfter(Callback):
+    """Raise an exception at the given training step, as a signal would."""
+
+    def __init__(self, step, error=KeyboardInterrupt):
+        self.step = step
+        self.error = error
+
+    def on_train_begin(self, net, **kwargs):
+        self.seen_ = 0
+
+    def on_batch_begin(self, net, training=False, **kwargs):
+        self.seen_ += training
+        if self.seen_ == self.step:
+            raise self.error
+
+
+class RecordWeights(Callback):
+    def on_train_begin(self, net, **kwargs):
+        self.weights_ = []
+
+    def on_epoch_end(self, net, **kwargs):
+        self.weights_.append(weights(net).clone())
+
+
+def test_lean_epoch_equals_skorchs_own(blobs):
+    X, y = blobs
+    lean = make_net(temperature=5.0).fit(X, y)
+    full = make_net(temperature=5.0, callbacks=[CountSteps()]).fit(X, y)
+    assert torch.equal(weights(lean), weights(full))
+    np.testing.assert_allclose(
+        lean.history[:, "train_loss"], full.history[:, "train_loss"], rtol=1e-6
+    )
+    assert dict(full.callbacks_)["CountSteps"].steps_ == 3 * 4
+    # One record an epoch against one a batch.
+    assert [len(b) for b in lean.history[:, "batches"]] == [1, 1, 1]
+    assert [len(b) for b in full.history[:, "batches"]] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("callback", "lean"),
+    [
+        (EpochScoring("accuracy", lower_is_better=False), True),
+        (EpochScoring("accuracy", lower_is_better=False, on_train=True), False),
+        (LRScheduler("StepLR", step_size=1), True),
+        (LRScheduler("StepLR", step_size=1, step_every="batch"), False),
+        (GradientNormClipping(1.0), False),
+        (BatchScoring("accuracy"), False),
+        (EarlyStopping("train_loss"), True),
+    ],
+)
+def test_lean_only_where_no_callback_needs_batches(blobs, callback, lean):
+    net = make_net(callbacks=[callback], max_epochs=1).fit(*blobs)
+    assert (len(net.history[0, "batches"]) == 1) is lean
+
+
+def test_a_subclass_with_its_own_step_is_not_run_lean(blobs):
+    class Own(SoftRankNet):
+        calls = 0
+
+        def train_step(self, batch, **params):
+            Own.calls += 1
+            return super().train_step(batch, **params)
+
+    params = make_net().get_params(deep=False)
+    Own(**params).fit(*blobs)
+    assert Own.calls == 12
+
+
+def test_lbfgs_gets_its_closure(blobs):
+    net = make_net(optimizer=torch.optim.LBFGS, lr=0.5, batch_size=-1, max_epochs=5)
+    losses = net.fit(*blobs).history[:, "train_loss"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_probabilities_use_the_temperature(blobs):
+    X, y = blobs
+    X = X.astype(np.float32)
+    net = make_net(temperature=7.0).fit(X, y)
+    with torch.no_grad():
+        expected = torch.softmax(net.module_(torch.tensor(X)) / 7.0, dim=1)
+    np.testing.assert_allclose(net.predict_proba(X), expected.numpy(), rtol=1e-6)
+    plain = make_net(temperature=7.0, predict_nonlinearity=None).fit(X, y)
+    assert np.abs(plain.predict_proba(X)).max() > 1  # logits, as asked for
+
+
+def test_a_new_temperature_takes_effect_at_the_next_fit_and_never_before(blobs):
+    X, y = blobs
+    net = make_net(temperature=2.0).fit(X, y)
+    before = net.predict_proba(X)
+    net.set_params(temperature=20.0)
+    np.testing.assert_array_equal(net.predict_proba(X), before)
+    assert net.temperature_ == 2.0
+    net.fit(X, y)
+    assert net.temperature_ == net.criterion_.temperature == 20.0
+    np.testing.assert_array_equal(
+        net.predict_proba(X), make_net(temperature=20.0).fit(X, y).predict_proba(X)
+    )
+
+
+@pytest.mark.parametrize("method", ["partial_fit", "fit"])
+def test_a_new_temperature_reaches_a_warm_start(blobs, method):
+    net = make_net(temperature=2.0, warm_start=True).fit(*blobs)
+    before = weights(net).clone()
+    getattr(net.set_params(temperature=20.0), method)(*blobs)
+    assert net.criterion_.temperature == 20.0
+    reference = make_net(temperature=2.0, warm_start=True).fit(*blobs)
+    assert torch.equal(weights(reference), before)
+    getattr(reference, method)(*blobs)
+    assert not torch.equal(weights(reference), weights(net))
+
+
+def test_schedule_sets_each_epochs_temperature(blobs):
+    net = make_net(temperature=LinearTemperature(1.0, 9.0), max_epochs=5).fit(*blobs)
+    assert net.history[:, "temperature"] == [1.0, 3.0, 5.0, 7.0, 9.0]
+    assert net.temperature_ == 9.0
+
+
+def test_grid_search_over_temperature(blobs):
+    X, y = blobs
+    search = GridSearchCV(
+        make_net(max_epochs=15), {"temperature": [0.5, 50.0], "lr": [0.01]}, cv=2
+    )
+    search.fit(X.astype(np.float32), y)
+    assert search.best_estimator_.temperature_ == search.best_params_["temperature"]
+    assert search.best_score_ > 0.9
+
+
+def test_clone_and_params_round_trip():
+    net = make_net(temperature=3.0, optimizer__weight_decay=0.1)
+    params = clone(net).get_params(deep=False)
+    assert params["temperature"] == 3.0
+    assert params["optimizer__weight_decay"] == 0.1
+    assert params["iterator_train__shuffle"] is True
+
+
+def test_save_and_load_params(blobs, tmp_path):
+    X, y = blobs
+    net = make_net(temperature=4.0).fit(X, y)
+    net.save_params(f_params=tmp_path / "weights.pt")
+    other = make_net(temperature=4.0).initialize()
+    other.load_params(f_params=tmp_path / "weights.pt")
+    np.testing.assert_array_equal(other.predict_proba(X), net.predict_proba(X))
+
+
+def test_pickle_and_deepcopy_predict_the_same_and_go_on(blobs):
+    X, y = blobs
+    net = make_net(temperature=4.0).fit(X, y)
+    for twin in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
+        np.testing.assert_array_equal(twin.predict_proba(X), net.predict_proba(X))
+        twin.partial_fit(X, y)
+
+
+def test_validation_is_recorded_and_the_history_prints(blobs, capsys):
+    net = make_net(verbose=1, train_split=make_net_split()).fit(*blobs)
+    record = net.history[-1]
+    assert 0 <= record["valid_acc"] <= 1
+    assert {"train_loss", "valid_loss", "temperature"} <= set(record)
+    assert "valid_acc" in capsys.readouterr().out
+    proba = net.predict_proba(blobs[0].astype(np.float32))
+    assert proba.shape == (120, 3)
+
+
+def make_net_split():
+    from skorch.dataset import ValidSplit
+
+    return ValidSplit(5, stratified=True)
+
+
+def test_validation_accuracy_is_weighted():
+    X = np.zeros((4, 6), np.float32)
+    train = InMemoryDataset(X, np.array([0, 0, 0, 1]))
+    weighted = InMemoryDataset(X[:2], np.array([0, 1]), np.array([3.0, 1.0]))
+    net = make_net(train_split=lambda *_: (train, weighted), max_epochs=20)
+    net.fit(train, y=None)
+    assert net.history[-1, "valid_acc"] == 0.75
+
+
+def test_sample_weights_equal_repetition(blobs):
+    X, y = blobs[0][:30].astype(np.float32), blobs[1][::4]
+    weight = np.ones(30)
+    weight[:10] = 2.0
+    rows = np.r_[np.arange(30), np.arange(10)]
+    params = {"batch_size": 64, "optimizer": torch.optim.SGD, "lr": 0.1}
+    # 30 rows of total weight 40: the mean over rows is 4/3 of the weighted mean.
+    a = make_net(**params).fit(InMemoryDataset(X, y, weight * 30 / 40), y=None)
+    b = make_net(**params).fit(X[rows], y[rows])
+    torch.testing.assert_close(weights(a), weights(b), rtol=1e-5, atol=1e-6)
+    full = make_net(**params, callbacks=[CountSteps()])
+    full.fit(InMemoryDataset(X, y, weight * 30 / 40), y=None)
+    assert torch.equal(weights(a), weights(full))
+
+
+def test_a_dataset_is_trained_on_through_a_dataloader(blobs):
+    X, y = blobs[0].astype(np.float32), blobs[1]
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, i):
+            return X[i], y[i]
+
+    net = make_net(max_epochs=10).fit(Rows(), y=None)
+    assert (net.predict(X) == y).mean() > 0.9
+    stock = make_net(max_epochs=2, dataset=Dataset).fit(X, y)
+    assert len(stock.history) == 2
+
+
+# -- Interruptions and divergence ------------------------------------------------------
+
+
+def test_ctrl_c_keeps_the_last_finished_epoch(blobs):
+    record, stop = RecordWeights(), StopAfter(step=4 * 2 + 3)  # within the third epoch
+    net = make_net(max_epochs=9, callbacks=[record, stop])
+    with pytest.warns(UserWarning, match="interrupted after epoch 2 of 9"):
+        net.fit(*blobs)
+    assert len(net.history) == 2
+    assert torch.equal(weights(net), dict(net.callbacks_)["RecordWeights"].weights_[1])
+    assert net.predict(blobs[0].astype(np.float32)).shape == (120,)
+
+
+def test_ctrl_c_in_the_first_epoch_is_raised_and_changes_nothing(blobs):
+    net = make_net(warm_start=True, max_epochs=2).fit(*blobs)
+    before = weights(net).clone()
+    net.callbacks_.append(("stop", StopAfter(step=2)))
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(*blobs)
+    assert torch.equal(weights(net), before)
+
+
+def test_any_error_leaves_the_last_finished_epoch(blobs):
+    record, stop = RecordWeights(), StopAfter(step=6, error=RuntimeError)
+    net = make_net(callbacks=[record, stop])
+    with pytest.raises(RuntimeError):
+        net.fit(*blobs)
+    assert torch.equal(weights(net), dict(net.callbacks_)["RecordWeights"].weights_[0])
+
+
+def test_early_stopping_is_no_interruption(blobs):
+    stopping = EarlyStopping("train_loss", patience=2, threshold=1e9)
+    net = make_net(max_epochs=20, callbacks=[stopping]).fit(*blobs)  # no warning
+    assert len(net.history) < 20
+
+
+@pytest.mark.parametrize("callbacks", [None, [CountSteps()]])
+def test_divergence_is_an_error_at_its_step(blobs, callbacks):
+    X, y = blobs
+    X = X.copy()
+    X[100:] = np.inf  # The loss of any batch with one of these rows is NaN.
+    net = make_net(
+        temperature=3.0, lr=0.25, iterator_train__shuffle=False, callbacks=callbacks
+    )
+    steps = []
+    step = torch.optim.Adam.step
+    with pytest.MonkeyPatch.context() as patch:
+
+        def counted(self, *args, **kwargs):
+            steps.append(1)
+            return step(self, *args, **kwargs)
+
+        counted.hooked = True
+        patch.setattr(torch.optim.Adam, "step", counted)
+        with pytest.raises(FloatingPointError) as caught:
+            net.fit(X, y)
+    # Rows 96 to 127 are the fourth batch; a closure is entered before it fails.
+    assert len(steps) == (3 if callbacks is None else 4)
+    message = str(caught.value)
+    assert "temperature=3" in message
+    assert "learning rate 0.25" in message
+    assert "epoch 1" in message
+    assert torch.isfinite(weights(net)).all()
+
+
+# -- Bad input -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, np.nan, np.inf, "hot", None, True])
+def test_bad_temperature(blobs, temperature):
+    with pytest.raises(ValueError, match="temperature must be a positive"):
+        make_net(temperature=temperature).fit(*blobs)
+
+
+@pytest.mark.parametrize("labels", [list("abc"), [0.5, 1.5, 2.5], [-1, 0, 1]])
+def test_bad_labels(blobs, labels):
+    with pytest.raises(ValueError, match="y must be a vector of class codes"):
+        make_net().fit(blobs[0], np.array(labels)[blobs[1]])
+
+
+def test_labels_are_needed(blobs):
+    with pytest.raises(ValueError, match="got None"):
+        make_net().fit(blobs[0], None)
+
+
+def test_the_criterion_must_have_a_temperature(blobs):
+    with pytest.raises(ValueError, match="must be TemperatureCrossEntropyLoss"):
+        make_net(criterion=torch.nn.CrossEntropyLoss).fit(*blobs)
+    with pytest.raises(ValueError, match="compete with temperature"):
+        make_net(criterion__temperature=2.0).fit(*blobs)
+
+
+def test_criterion_parameters_reach_it(blobs):
+    X, y = blobs
+    net = make_net(criterion__label_smoothing=0.2, temperature=2.0).fit(X, y)
+    assert isinstance(net.criterion_, TemperatureCrossEntropyLoss)
+    logits = torch.randn(5, 3)
+    target = torch.tensor([0, 1, 2, 0, 1])
+    expected = F.cross_entropy(logits / 2.0, target, label_smoothing=0.2)
+    torch.testing.assert_close(net.criterion_(logits, target), expected)
+
+
+# -- AccuracyStopping ------------------------------------------------------------------
+
+
+class FakeNet:
+    def __init__(self):
+        self.module_ = torch.nn.Linear(1, 1)
+        self.history = None
+        self.verbose = 0
+
+
+def run(callback, records):
+    """Feed accuracies and losses; return the epoch at which it stops, or None."""
+    from skorch.history import History
+
+    net = FakeNet()
+    net.history = History()
+    callback.on_train_begin(net)
+    for epoch, (accuracy, loss) in enumerate(records, start=1):
+        net.history.new_epoch()
+        net.history.record("epoch", epoch)
+        net.history.record("valid_acc", accuracy)
+        net.history.record("valid_loss", loss)
+        try:
+            callback.on_epoch_end(net)
+        except KeyboardInterrupt:
+            return epoch
+    return None
+
+
+def test_loss_decides_between_equal_accuracies():
+    callback = AccuracyStopping(patience=2, load_best=True)
+    assert run(callback, [(1.0, 0.9), (1.0, 0.5), (1.0, 0.6), (1.0, 0.7)]) == 4
+    assert callback.best_epoch_ == 2
+
+
+def test_accuracy_comes_before_loss():
+    callback = AccuracyStopping(patience=2)
+    assert run(callback, [(0.8, 0.1), (0.9, 5.0), (0.85, 0.01), (0.85, 0.0)]) == 4
+    assert callback.best_epoch_ == 2
