@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -162,9 +163,17 @@ class BaseSoftRankClassifier(
         """Return the fewest rows that the module can train on."""
         return 1
 
-    def _can_stack(self) -> bool:
-        """Return whether the module is one that `train_stack` trains."""
-        return False
+    def _stacking_obstacle(self) -> str | None:
+        """Return why `train_stack` can't train the network; None if it can."""
+        if self.callbacks:
+            return "callbacks ask for skorch's loop"
+        if self.net_params:
+            return "net_params ask for skorch's net"
+        return self._module_obstacle()
+
+    def _module_obstacle(self) -> str | None:
+        """Return why `train_stack` can't train the module; None if it can."""
+        return f"{type(self).__name__}'s network is not a plain MLP"
 
     # -- Training ------------------------------------------------------------------
 
@@ -204,16 +213,11 @@ class BaseSoftRankClassifier(
             if training.member is None:
                 training.net.partial_fit(training.dataset)
             else:
-                optimizer, params, _ = OPTIMIZERS[self.optimizer]
-                train_stack(
-                    [training.member], optimizer, params, on_epoch=training.on_epoch
-                )
+                train_stack([training.member], *self._optimizer())
             self._complete(training)
         return self
 
-    def _prepare(
-        self, X: Any, y: Any, sample_weight: npt.ArrayLike | None
-    ) -> _Training:
+    def _prepare(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> Training:
         """Check the data and parameters of a fit, and return what is to be trained."""
         warm = self.warm_start and hasattr(self, "net_")
         X, labels = self._validate_training_data(X, y, reset=True)
@@ -246,13 +250,13 @@ class BaseSoftRankClassifier(
         net.initialize()
         if warm:
             self._load_weights(net, self.net_.module_.state_dict())
-        training = _Training(net, dataset, seeds["rows"])
-        if not self.callbacks and not self.net_params and self._can_stack():
-            training.member = self._make_member(net, dataset, valid_dataset)
-        return training
+        member = None
+        if self._stacking_obstacle() is None:
+            member = self._make_member(net, dataset, valid_dataset)
+        return Training(net, dataset, seeds["rows"], member)
 
-    def _complete(self, training: _Training) -> None:
-        """Set the fitted attributes once the networks are trained."""
+    def _complete(self, training: Training, *, compress: bool = True) -> None:
+        """Set the fitted attributes once the network is trained."""
         net, member = training.net, training.member
         if member is not None:
             if member.error is not None:
@@ -269,7 +273,9 @@ class BaseSoftRankClassifier(
                 if isinstance(callback, EarlyStopping) and callback.best_epoch_:
                     best = net.history[callback.best_epoch_ - 1]
                     net.temperature_ = best["temperature"]
-        self._finish(net, training.dataset, training.seed, history=[])
+        self._finish(net, history=[])
+        if compress:
+            self._find_basis(training.dataset, training.seed)
         self._is_incremental = False
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -345,7 +351,8 @@ class BaseSoftRankClassifier(
                     self._load_weights(net, self.net_.module_.state_dict())
             net.partial_fit(dataset)
             history = self.history_ if fitted else []
-            self._finish(net, dataset, seeds["rows"], history=history)
+            self._finish(net, history=history)
+            self._find_basis(dataset, seeds["rows"])
             self._is_incremental = True
         return self
 
@@ -566,6 +573,9 @@ class BaseSoftRankClassifier(
             },
         )
 
+    def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        return OPTIMIZERS[self.optimizer][:2]
+
     def _make_member(
         self,
         net: SoftRankNet,
@@ -592,6 +602,7 @@ class BaseSoftRankClassifier(
             max_grad_norm=self.max_grad_norm,
             valid=valid,
             stopping=stopping,
+            on_epoch=partial(_record_epoch, net),
         )
 
     def _load_weights(self, net: SoftRankNet, weights: dict[str, Tensor]) -> None:
@@ -606,13 +617,7 @@ class BaseSoftRankClassifier(
             )
         net.module_.load_state_dict(weights)
 
-    def _finish(
-        self,
-        net: SoftRankNet,
-        dataset: InMemoryDataset,
-        seed: int,
-        history: list[dict[str, Any]],
-    ) -> None:
+    def _finish(self, net: SoftRankNet, history: list[dict[str, Any]]) -> None:
         """Set the fitted attributes of a trained net."""
         net.module_.eval()
         epochs = [_public_record(record) for record in net.history[-net.max_epochs :]]
@@ -624,6 +629,8 @@ class BaseSoftRankClassifier(
         self.temperature_ = net.temperature_
         self.net_ = net
 
+    def _find_basis(self, dataset: InMemoryDataset, seed: int) -> None:
+        """Set the fitted attributes that `transform` needs, from the training rows."""
         X, codes, weight = _sample(dataset, seed)
         self._fit_compressor(X, codes, weight, self.n_components, self.compression_tol)
 
@@ -916,21 +923,22 @@ class BaseSoftRankClassifier(
 
 
 @dataclass
-class _Training:
+class Training:
     """What a fit is going to train; `member` is None where skorch is asked for."""
 
     net: SoftRankNet
     dataset: InMemoryDataset
     seed: int
-    member: Member | None = None
+    member: Member | None
 
-    def on_epoch(self, member: Member) -> None:
-        """Put a finished epoch into the net's history, and print it if asked to."""
-        self.net.history.new_epoch()
-        for name, value in member.history[-1].items():
-            self.net.history.record(name, value)
-        if self.net.verbose:
-            dict(self.net.callbacks_)["print_log"].on_epoch_end(self.net)
+
+def _record_epoch(net: SoftRankNet, member: Member) -> None:
+    """Put a member's last epoch into the net's history, and print it if asked to."""
+    net.history.new_epoch()
+    for name, value in member.history[-1].items():
+        net.history.record(name, value)
+    if net.verbose:
+        dict(net.callbacks_)["print_log"].on_epoch_end(net)
 
 
 def _embed(module: EmbedHeadModule, x: Tensor) -> Tensor:

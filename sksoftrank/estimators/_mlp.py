@@ -224,8 +224,12 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     def _embedding_width(self) -> int:
         return self._widths()[-1]
 
-    def _can_stack(self) -> bool:
-        return self.normalization is None
+    def _module_obstacle(self) -> str | None:
+        if self.normalization is not None:
+            return (
+                f"normalization={self.normalization!r} couples what a stack keeps apart"
+            )
+        return None
 
     def _min_batch_size(self) -> int:
         # Batch normalisation has no variance to divide by in a batch of one.

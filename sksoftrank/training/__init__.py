@@ -2,7 +2,7 @@
 
 from sksoftrank.training._batches import InMemoryBatches, InMemoryDataset, make_batches
 from sksoftrank.training._net import SoftRankNet
-from sksoftrank.training._stacked import Member, train_stack
+from sksoftrank.training._stacked import Member, StopFlag, train_stack
 from sksoftrank.training._stopping import AccuracyStopping
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "InMemoryDataset",
     "Member",
     "SoftRankNet",
+    "StopFlag",
     "make_batches",
     "train_stack",
 ]

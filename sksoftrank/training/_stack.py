@@ -156,8 +156,6 @@ class Pass:
         widths = [weight.shape[1] for weight in self.weights]
 
         def make(width: int) -> Tensor:
-            if not stack.deterministic:
-                return stack.params.new_empty(k, size, width)
             stride = -(-size * width // ALIGNMENT) * ALIGNMENT
             rows = stack.params.new_empty(k, stride)
             return rows[:, : size * width].view(k, size, width)
@@ -168,7 +166,7 @@ class Pass:
         # torch's log-softmax fills `out` as if it were contiguous.
         self.log_p = stack.params.new_empty(k, size, widths[-1])
         self.logit_gradient = torch.empty_like(self.log_p)
-        if not stack.deterministic:
+        if self.gradients[-1].is_contiguous():
             self.gradients[-1] = self.logit_gradient
         self.gradients_t = [g.transpose(1, 2) for g in self.gradients]
         self.dropouts = stack.dropouts[first:last]
@@ -189,7 +187,9 @@ class Pass:
         smallest = min(weight[0].numel() for weight in self.weights)
         if stack.deterministic or size * smallest < _TINY_PRODUCT:
             self.baddbmm, self.bmm = _baddbmm, _bmm
-        if stack.deterministic and self.activate and self.activate_backward:
+        together = all(a.is_contiguous() for a in self.outputs)
+        apart = stack.deterministic or not together
+        if apart and self.activate and self.activate_backward:
             self.activate = _one_by_one(self.activate)
             self.activate_backward = _one_by_one(self.activate_backward)
 

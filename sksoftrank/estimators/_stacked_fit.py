@@ -1,0 +1,76 @@
+"""Fit many estimators at once: prepare each, train in stacks, complete each."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
+from sksoftrank.training import StopFlag, train_stack
+
+
+@dataclass
+class Fit:
+    """A call ``estimator.fit(X, y, **params)``, and the error it ended with."""
+
+    estimator: BaseSoftRankClassifier
+    X: Any
+    y: Any
+    params: dict[str, Any] = field(default_factory=dict)
+    error: Exception | None = None
+
+
+def fit_stacked(
+    fits: Sequence[Fit], *, compress: bool = True, stop: StopFlag | None = None
+) -> None:
+    """Fit estimators together, each as its own `fit` would.
+
+    Those whose networks have one shape train as a stack; what can't be stacked is
+    trained by itself.
+
+    Parameters
+    ----------
+    fits : sequence of Fit
+        Estimators of one's own, e.g. clones; each is fitted, or has its `error` set.
+    compress : bool, default=True
+        Whether to find the basis of `transform`; without it an estimator only predicts.
+    stop : StopFlag, default=None
+        Once set, training ends.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If Ctrl-C or `stop` ended the training.
+    """
+    stacks: dict[Hashable, list[tuple[Fit, Training]]] = {}
+    for fit in fits:
+        estimator = fit.estimator
+        try:
+            estimator._validate_params()
+            training = estimator._prepare(fit.X, fit.y, **fit.params)
+            if training.member is None:
+                training.net.partial_fit(training.dataset)
+                estimator._complete(training, compress=compress)
+                continue
+        except Exception as error:
+            fit.error = error
+            continue
+        key = (
+            estimator.optimizer,
+            training.member.batches.batch_size,
+            training.net.device,
+            training.member.module.activation,
+            *(tuple(p.shape) for p in training.member.module.parameters()),
+        )
+        stacks.setdefault(key, []).append((fit, training))
+    for stack in stacks.values():
+        members = [training.member for _, training in stack if training.member]
+        train_stack(members, *stack[0][0].estimator._optimizer(), stop=stop)
+        if any(member.is_interrupted for member in members):
+            raise KeyboardInterrupt
+        for fit, training in stack:
+            try:
+                fit.estimator._complete(training, compress=compress)
+            except Exception as error:
+                fit.error = error
