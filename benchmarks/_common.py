@@ -45,13 +45,18 @@ def find_data(folder: Path, name: str) -> Path:
 
 
 def interleaved(
-    tasks: dict[str, Callable[[], Any]], repeats: int
+    tasks: dict[str, Callable[[], Any]], repeats: int, pause: float = 0.0
 ) -> dict[str, list[float]]:
-    """Time each task `repeats` times in turn, after one untimed turn; seconds."""
+    """Time each task `repeats` times in turn, after one untimed turn; seconds.
+
+    Where tasks are short and of libraries with threads of their own, a pause before
+    each lets those of the one before stop waiting for more work.
+    """
     times: dict[str, list[float]] = {name: [] for name in tasks}
     for turn in range(repeats + 1):
         # Every other turn backwards: no task always follows the same one.
         for name in list(tasks)[:: 1 if turn % 2 else -1]:
+            time.sleep(pause)
             start = time.perf_counter()
             tasks[name]()
             if turn:

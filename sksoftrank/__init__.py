@@ -19,11 +19,13 @@ if TYPE_CHECKING:
         losses,
         modules,
         rank,
+        search,
         shifts,
         training,
     )
     from sksoftrank.compression import RankCompressor
     from sksoftrank.estimators import SoftRankMLPClassifier
+    from sksoftrank.search import StackedGridSearchCV, StackedRandomizedSearchCV
     from sksoftrank.training import SoftRankNet
 
 __version__ = "0.1.0"
@@ -32,6 +34,8 @@ _HOMES = {
     "RankCompressor": "compression",
     "SoftRankMLPClassifier": "estimators",
     "SoftRankNet": "training",
+    "StackedGridSearchCV": "search",
+    "StackedRandomizedSearchCV": "search",
 }
 _SUBMODULES = (
     "compression",
@@ -42,6 +46,7 @@ _SUBMODULES = (
     "losses",
     "modules",
     "rank",
+    "search",
     "shifts",
     "training",
 )
@@ -50,6 +55,8 @@ __all__ = [
     "RankCompressor",
     "SoftRankMLPClassifier",
     "SoftRankNet",
+    "StackedGridSearchCV",
+    "StackedRandomizedSearchCV",
     "__version__",
     "compression",
     "datasets",
@@ -59,6 +66,7 @@ __all__ = [
     "losses",
     "modules",
     "rank",
+    "search",
     "shifts",
     "training",
 ]

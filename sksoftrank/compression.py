@@ -33,6 +33,8 @@ Head = Callable[[Tensor], Tensor]
 
 # Share of the variance that "auto" keeps where no head says what matters.
 AUTO_SHARE = 0.99
+# Coordinates computed at a time in the search for a sufficient size.
+_COORDINATES = 32
 
 
 class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -302,16 +304,21 @@ def _sufficient_size(
     sizes up to the answer cost one pass, where reconstructing each would cost as many.
     """
 
-    def accuracy(logits: Tensor) -> float:
-        return float(weight @ (logits.argmax(dim=1) == codes).double())
+    def error(logits: Tensor) -> float:
+        wrong = logits.amax(dim=0) > logits.gather(0, codes[None])[0]
+        return float(weight @ wrong.to(weight.dtype))
 
+    rows = centered.T
     origin = head(mean[None])
     effects = head(directions + mean) - origin  # (d, c): what each direction adds
-    full = accuracy(origin + centered @ (directions.T @ effects))
-    logits = origin.repeat(len(centered), 1)
-    for size in range(1, len(directions)):
-        logits.addr_(centered @ directions[size - 1], effects[size - 1])
-        # The slack absorbs the rounding of the two weighted means.
-        if accuracy(logits) >= full - tol - 1e-12:
-            return size
+    offset = origin.T.expand(-1, len(centered))
+    # The slack absorbs the rounding of two weighted means.
+    most = error(offset + (effects.T @ directions) @ rows) + tol + 1e-12
+    logits = offset.clone()  # (c, n): reductions over the classes go along the rows
+    for start in range(0, len(directions), _COORDINATES):
+        coordinates = directions[start : start + _COORDINATES] @ rows
+        for size, coordinate in enumerate(coordinates, start=start + 1):
+            logits.addr_(effects[size - 1], coordinate)
+            if error(logits) <= most:
+                return size
     return len(directions)

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -171,6 +171,16 @@ class BaseSoftRankClassifier(
             return "net_params ask for skorch's net"
         return self._module_obstacle()
 
+    def _stack_key(self) -> tuple[Hashable, ...]:
+        """Return what estimators must agree in to train as one stack."""
+        raise NotImplementedError
+
+    def _stack_size(
+        self, n_features: int, n_classes: int, n_networks: int, n_workers: int
+    ) -> int:
+        """Return how many such networks should train as one stack."""
+        raise NotImplementedError
+
     def _module_obstacle(self) -> str | None:
         """Return why `train_stack` can't train the module; None if it can."""
         return f"{type(self).__name__}'s network is not a plain MLP"
@@ -217,7 +227,9 @@ class BaseSoftRankClassifier(
             self._complete(training)
         return self
 
-    def _prepare(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> Training:
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None
+    ) -> Training:
         """Check the data and parameters of a fit, and return what is to be trained."""
         warm = self.warm_start and hasattr(self, "net_")
         X, labels = self._validate_training_data(X, y, reset=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,6 +14,7 @@ from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import MLP, EmbedHeadModule
 from sksoftrank.modules._mlp import ACTIVATIONS, NORMALIZATIONS
+from sksoftrank.training._stacked import stack_size
 
 
 class SoftRankMLPClassifier(BaseSoftRankClassifier):
@@ -151,8 +152,8 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
 
     def __init__(
         self,
-        *,
         hidden_layer_sizes: int | Sequence[int] = (128, 128),
+        *,
         activation: str = "relu",
         dropout: float = 0.0,
         normalization: str | None = None,
@@ -230,6 +231,23 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
                 f"normalization={self.normalization!r} couples what a stack keeps apart"
             )
         return None
+
+    def _stack_key(self) -> tuple[Hashable, ...]:
+        return (
+            *(self._widths(), self.activation, self.optimizer, self.batch_size),
+            str(self.device),
+        )
+
+    def _stack_size(
+        self, n_features: int, n_classes: int, n_networks: int, n_workers: int
+    ) -> int:
+        return stack_size(
+            (n_features, *self._widths(), n_classes),
+            self.batch_size,
+            n_networks,
+            n_workers,
+            self._resolve_device(),
+        )
 
     def _min_batch_size(self) -> int:
         # Batch normalisation has no variance to divide by in a batch of one.

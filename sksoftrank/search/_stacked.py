@@ -1,0 +1,607 @@
+"""scikit-learn's searches, with the candidates' networks trained together."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from joblib import effective_n_jobs
+from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
+from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._validation import (
+    _fit_and_score,
+    _insert_error_scores,
+    _warn_or_raise_about_fit_failures,
+)
+from sklearn.pipeline import Pipeline
+from sklearn.utils import indexable
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_method_params
+
+from sksoftrank.estimators import BaseSoftRankClassifier
+from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
+from sksoftrank.training import StopFlag
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Job:
+    """One candidate on one split."""
+
+    candidate: int
+    params: dict[str, Any]
+    split: int
+    train: Array
+    test: Array
+
+
+class _StackedSearch(BaseSearchCV):
+    """Evaluates candidates in stacks; the rest is scikit-learn's."""
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        """Evaluate all candidates, and refit the best one on all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,), default=None
+            Labels.
+        **params : dict
+            As for :class:`sklearn.model_selection.GridSearchCV`: parameters of the
+            estimator's ``fit``, the scorer and the splitter, such as `groups`.
+
+        Returns
+        -------
+        Self
+            The fitted search.
+        """
+        obstacle = self._search_obstacle()
+        if obstacle is not None:
+            self.fallback_reason_: str | None = obstacle
+            return super().fit(X, y, **params)
+
+        scorers, refit_metric = self._get_scorers()
+        X, y = indexable(X, y)
+        params = _check_method_params(X, params=params)
+        routed = self._get_routed_params_for_fit(params)
+        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        self.n_splits_ = cv.get_n_splits(X, y, **routed.splitter.split)
+        base_estimator = clone(self.estimator)
+        evaluation = _Evaluation(
+            base_estimator,
+            X,
+            y,
+            fit_params=routed.estimator.fit,
+            # A scorer of the user's own may look at anything that a fit leaves.
+            compress=callable(self.scoring)
+            or (
+                isinstance(self.scoring, dict)
+                and any(map(callable, self.scoring.values()))
+            ),
+            score_options={
+                "scorer": scorers,
+                "score_params": routed.scorer.score,
+                "return_train_score": self.return_train_score,
+                "return_n_test_samples": True,
+                "return_times": True,
+                "error_score": self.error_score,
+                "verbose": self.verbose,
+            },
+        )
+        candidates: list[dict[str, Any]] = []
+        out: list[dict[str, Any]] = []
+        more: dict[str, list[Any]] = {}
+        results: dict[str, Any] = {}
+
+        def evaluate(
+            candidate_params: Iterable[dict[str, Any]],
+            cv: Any = cv,
+            more_results: Mapping[str, Sequence[Any]] | None = None,
+            **_: Any,
+        ) -> dict[str, Any]:
+            nonlocal results
+            added = list(candidate_params)
+            splits = list(cv.split(X, y, **routed.splitter.split))
+            if len(splits) != self.n_splits_:
+                raise ValueError(
+                    f"cv must yield as many splits as it announces, {self.n_splits_}, "
+                    f"got {len(splits)}. Mend its get_n_splits."
+                )
+            if not added or not splits:
+                raise ValueError(
+                    f"No fits were performed: got {len(added)} candidates and "
+                    f"{len(splits)} splits. Pass at least one of each."
+                )
+            if self.verbose > 0:
+                print(  # noqa: T201
+                    f"Fitting {len(splits)} folds for each of {len(added)} candidates,"
+                    f" totalling {len(splits) * len(added)} fits"
+                )
+            jobs = [
+                Job(candidate, params, split, train, test)
+                for (candidate, params), (split, (train, test)) in product(
+                    enumerate(added), enumerate(splits)
+                )
+            ]
+            new = evaluation.run(jobs, self.n_jobs, self.pre_dispatch)
+            _warn_or_raise_about_fit_failures(new, self.error_score)
+            if callable(self.scoring):
+                _insert_error_scores(new, self.error_score)
+            candidates.extend(added)
+            out.extend(new)
+            for key, value in (more_results or {}).items():
+                more.setdefault(key, []).extend(value)
+            results = self._format_results(candidates, self.n_splits_, out, more)
+            return results
+
+        context = self._init_callback_context(max_subtasks=1)
+        context.call_on_fit_task_begin(estimator=self)
+        self._run_search(evaluate, callback_ctx=context)
+        context.call_on_fit_task_end(estimator=self)
+        self.fallback_reason_ = evaluation.fallback_reason()
+
+        first = out[0]["test_scores"]
+        self.multimetric_ = isinstance(first, dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(first)
+            refit_metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(
+                self.refit, refit_metric, results
+            )
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{refit_metric}"][
+                    self.best_index_
+                ]
+            self.best_params_ = results["params"][self.best_index_]
+        if self.refit:
+            best = _with_params(base_estimator, self.best_params_)
+            start = time.time()
+            self.best_estimator_ = best.fit(X, y, **routed.estimator.fit)
+            self.refit_time_ = time.time() - start
+            if hasattr(best, "feature_names_in_"):
+                self.feature_names_in_ = best.feature_names_in_
+        self.scorer_ = (
+            scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
+        )
+        self.cv_results_ = results
+        return self
+
+    def _search_obstacle(self) -> str | None:
+        """Return why no candidate can be stacked; None if some may be."""
+        last = _last_step(self.estimator)
+        if not isinstance(last, BaseSoftRankClassifier):
+            return (
+                f"{type(last).__name__} is no SoftRankMLPClassifier, nor a pipeline "
+                "that ends in one"
+            )
+        if getattr(self, "_skl_callbacks", None):
+            return "scikit-learn's callbacks follow each fit by itself"
+        return None
+
+
+class _Evaluation:
+    """Fits and scores jobs: in stacks where that can be, else one by one."""
+
+    def __init__(
+        self,
+        base_estimator: BaseEstimator,
+        X: Any,
+        y: Any,
+        *,
+        fit_params: dict[str, Any],
+        compress: bool,
+        score_options: dict[str, Any],
+    ) -> None:
+        self.base_estimator = base_estimator
+        self.X, self.y = X, y
+        self.fit_params = fit_params
+        self.compress = compress
+        self.score_options = score_options
+        self.n_jobs_seen = 0
+        self.obstacles: Counter[str] = Counter()
+
+    def fallback_reason(self) -> str | None:
+        """Return why some fits were not stacked; None if all were."""
+        if not self.obstacles:
+            return None
+        reasons = ", ".join(f"{why} ({n} fits)" for why, n in self.obstacles.items())
+        return (
+            f"{self.obstacles.total()} of {self.n_jobs_seen} fits were not stacked: "
+            f"{reasons}"
+        )
+
+    def run(
+        self, jobs: list[Job], n_jobs: int | None, pre_dispatch: Any
+    ) -> list[dict[str, Any]]:
+        """Return the results in the order of the jobs."""
+        n_workers = effective_n_jobs(n_jobs)
+        chunks = self._chunks(jobs, n_workers)
+        stop = StopFlag()
+        # Threads: a stack is mostly products, which leave the interpreter free, and
+        # shares the rows. `joblib.parallel_config` asks for processes or a cluster.
+        parallel = Parallel(n_jobs=n_jobs, pre_dispatch=pre_dispatch, prefer="threads")
+        threads = torch.get_num_threads()
+        try:
+            done = parallel(
+                delayed(_fit_and_score_chunk)(
+                    self.base_estimator,
+                    self.X,
+                    self.y,
+                    chunk,
+                    self.fit_params,
+                    self.compress,
+                    self.score_options,
+                    stop,
+                    1 if n_workers > 1 else None,
+                )
+                for chunk in chunks
+            )
+        except KeyboardInterrupt:
+            stop.is_set = True
+            raise
+        finally:
+            torch.set_num_threads(threads)
+        by_place = {
+            (job.candidate, job.split): result
+            for chunk, results in zip(chunks, done, strict=True)
+            for job, result in zip(chunk, results, strict=True)
+        }
+        return [by_place[job.candidate, job.split] for job in jobs]
+
+    def _chunks(self, jobs: list[Job], n_workers: int) -> list[list[Job]]:
+        """Return lists of jobs: those of one can train together."""
+        stackable: dict[Any, list[Job]] = {}
+        lasts: dict[int, Any] = {}
+        chunks: list[list[Job]] = []
+        self.n_jobs_seen += len(jobs)
+        for job in jobs:
+            if job.candidate not in lasts:
+                lasts[job.candidate] = _last_step(
+                    _with_params(self.base_estimator, job.params)
+                )
+            last = lasts[job.candidate]
+            obstacle = (
+                last._stacking_obstacle()
+                if isinstance(last, BaseSoftRankClassifier)
+                else f"the candidate ends in {type(last).__name__}"
+            )
+            key = None
+            if obstacle is not None:
+                self.obstacles[obstacle] += 1
+            else:
+                # Of parameters that can't be: its fit will say so.
+                with suppress(ValueError, TypeError):
+                    key = last._stack_key()
+            if key is None:
+                chunks.append([job])
+            else:
+                stackable.setdefault(key, []).append(job)
+        n_classes = len(set(np.asarray(self.y).ravel().tolist()))
+        for members in stackable.values():
+            # Before transformers the columns of X are a guess at the network's.
+            shape: tuple[int, ...] = getattr(self.X, "shape", ())
+            n_features = shape[1] if len(shape) == 2 else 1
+            size = lasts[members[0].candidate]._stack_size(
+                n_features, n_classes, len(members), n_workers
+            )
+            # Splits together: their rows are cut out and transformed once a chunk.
+            members = sorted(members, key=lambda job: job.split)
+            chunks.extend(
+                members[start : start + size] for start in range(0, len(members), size)
+            )
+        return chunks
+
+
+def _fit_and_score_chunk(
+    base_estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    jobs: list[Job],
+    fit_params: dict[str, Any],
+    compress: bool,
+    score_options: dict[str, Any],
+    stop: StopFlag,
+    n_threads: int | None,
+) -> list[dict[str, Any]]:
+    """Fit jobs together; return what scikit-learn's `_fit_and_score` does for each."""
+    if n_threads is not None:
+        torch.set_num_threads(n_threads)
+    start = time.time()
+    estimators = [_with_params(base_estimator, job.params) for job in jobs]
+    errors: list[Exception | None] = [None] * len(jobs)
+    fits: dict[int, Fit] = {}
+    shared: dict[Any, tuple[Any, Fit]] = {}
+    for place, (job, estimator) in enumerate(zip(jobs, estimators, strict=True)):
+        try:
+            fits[place] = _prepare(estimator, job, X, y, fit_params, shared)
+        except Exception as failure:
+            errors[place] = failure
+    fit_stacked(list(fits.values()), compress=compress, stop=stop)
+    for place, fit in fits.items():
+        errors[place] = fit.error
+    fit_time = (time.time() - start) / len(jobs)
+
+    results = []
+    for job, estimator, error in zip(jobs, estimators, errors, strict=True):
+        with _already_fitted(estimator, error):
+            result = _fit_and_score(
+                estimator,
+                X,
+                y,
+                train=job.train,
+                test=job.test,
+                parameters=job.params,
+                fit_params={},
+                **score_options,
+            )
+        result["fit_time"] = fit_time
+        results.append(result)
+    return results
+
+
+def _prepare(
+    estimator: Any,
+    job: Job,
+    X: Any,
+    y: Any,
+    fit_params: dict[str, Any],
+    shared: dict[Any, tuple[Any, Fit]],
+) -> Fit:
+    """Fit the steps before the last one, and return the last one's fit, not yet made.
+
+    The steps before are fitted once for all jobs that share them, in `shared`.
+    """
+    last = _last_step(estimator)
+    prefix = _prefix(estimator)
+    early = [(k, id(v)) for k, v in job.params.items() if not k.startswith(prefix)]
+    key = (job.split, *sorted(early))
+    if key in shared:
+        other, fit = shared[key]
+        _take_steps(estimator, other)
+        return Fit(last, fit.X, fit.y, fit.params)
+    rows, labels = _safe_split(estimator, X, y, job.train)
+    call = _check_method_params(X, params=fit_params, indices=job.train)
+    fit = Fit(last, rows, labels, call)
+    if last is not estimator:
+
+        def capture(X: Any, y: Any = None, **params: Any) -> Any:
+            fit.X, fit.y, fit.params = X, y, params
+            return last
+
+        # The pipeline fits and transforms as it would, up to its last step's fit.
+        last.fit = capture
+        try:
+            estimator.fit(rows, labels, **call)
+        finally:
+            del last.fit
+    shared[key] = (estimator, fit)
+    return fit
+
+
+@contextmanager
+def _already_fitted(estimator: Any, error: Exception | None) -> Iterator[None]:
+    """Let `fit` do nothing, or raise the error that the fit ended with."""
+
+    def fit(*_: Any, **__: Any) -> Any:
+        if error is not None:
+            raise error
+        return estimator
+
+    estimator.fit = fit
+    estimator.set_params = lambda **_: estimator
+    try:
+        yield
+    finally:
+        del estimator.fit, estimator.set_params
+
+
+def _with_params(estimator: Any, params: dict[str, Any]) -> Any:
+    # Parameters may be estimators themselves.
+    return clone(estimator).set_params(**clone(params, safe=False))
+
+
+def _last_step(estimator: Any) -> Any:
+    while isinstance(estimator, Pipeline):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def _prefix(estimator: Any) -> str:
+    """Return what the names of the last step's parameters begin with."""
+    prefix = ""
+    while isinstance(estimator, Pipeline):
+        name, estimator = estimator.steps[-1]
+        prefix += f"{name}__"
+    return prefix
+
+
+def _take_steps(estimator: Any, other: Any) -> None:
+    """Let a pipeline have the fitted steps of another, but its own last one."""
+    while isinstance(estimator, Pipeline):
+        estimator.steps[:-1] = other.steps[:-1]
+        estimator, other = estimator.steps[-1][1], other.steps[-1][1]
+
+
+class StackedGridSearchCV(_StackedSearch, GridSearchCV):
+    """Grid search that trains the candidates' networks together.
+
+    :class:`sklearn.model_selection.GridSearchCV` with the same signature, results and
+    warnings, for `SoftRankMLPClassifier` and pipelines that end in one. Candidates of
+    one architecture are stacked over parameters, folds and seeds, which is several
+    times as fast. The steps before the network are fitted on each fold's training rows,
+    so that nothing leaks. Whatever can't be stacked is fitted by itself.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A `SoftRankMLPClassifier`, or a pipeline that ends in one. Others are searched
+        as scikit-learn does.
+    param_grid : dict or list of dict
+        Names of parameters and the values to try.
+    scoring : str, callable, list, tuple or dict, default=None
+        One metric or several; None takes the estimator's ``score``.
+    n_jobs : int, default=None
+        Stacks trained at the same time, in threads; None means 1. Within
+        :func:`joblib.parallel_config` in processes or on a cluster.
+    refit : bool, str or callable, default=True
+        Whether, and by which metric or rule, the best candidate is fitted again on all
+        rows.
+    cv : int, splitter or iterable, default=None
+        Cross-validation; None means five folds.
+    verbose : int, default=0
+        How much is printed.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Stacks handed out ahead.
+    error_score : "raise" or float, default=nan
+        Score of a fit that failed.
+    return_train_score : bool, default=False
+        Whether training rows are scored too.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        As scikit-learn's. ``mean_fit_time`` is the fit's share of its stack's time.
+    best_estimator_ : estimator
+        The best candidate, fitted on all rows; with `refit`.
+    best_score_ : float
+        Mean score of the best candidate.
+    best_params_ : dict
+        Its parameters.
+    best_index_ : int
+        Its place in ``cv_results_``.
+    scorer_ : callable or dict
+        The metric, or metrics by name.
+    n_splits_ : int
+        Folds.
+    refit_time_ : float
+        Seconds of the last fit.
+    multimetric_ : bool
+        Whether there is more than one metric.
+    feature_names_in_ : ndarray
+        Names of the columns, where `X` had any.
+    fallback_reason_ : str or None
+        Why some or all fits were not stacked; None if all were.
+
+    See Also
+    --------
+    StackedRandomizedSearchCV : Draws the candidates.
+    sklearn.model_selection.GridSearchCV : For any estimator.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import MinMaxScaler
+    >>> from sksoftrank import SoftRankMLPClassifier, StackedGridSearchCV
+    >>> X, y = load_digits(return_X_y=True)
+    >>> search = StackedGridSearchCV(
+    ...     make_pipeline(
+    ...         MinMaxScaler(),
+    ...         SoftRankMLPClassifier(32, max_epochs=5, random_state=0),
+    ...     ),
+    ...     {"softrankmlpclassifier__temperature": [1.0, 10.0]},
+    ...     cv=3,
+    ... )
+    >>> search.fit(X, y).fallback_reason_ is None
+    True
+    >>> search.cv_results_["mean_test_score"].shape
+    (2,)
+    """
+
+
+class StackedRandomizedSearchCV(_StackedSearch, RandomizedSearchCV):
+    """Randomized search that trains the candidates' networks together.
+
+    :class:`sklearn.model_selection.RandomizedSearchCV` with the same signature, results
+    and warnings; see `StackedGridSearchCV` for what is stacked.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A `SoftRankMLPClassifier`, or a pipeline that ends in one. Others are searched
+        as scikit-learn does.
+    param_distributions : dict or list of dict
+        Names of parameters, and lists or distributions to draw from.
+    n_iter : int, default=10
+        Candidates drawn.
+    scoring : str, callable, list, tuple or dict, default=None
+        One metric or several; None takes the estimator's ``score``.
+    n_jobs : int, default=None
+        Stacks trained at the same time, in threads; None means 1. Within
+        :func:`joblib.parallel_config` in processes or on a cluster.
+    refit : bool, str or callable, default=True
+        Whether, and by which metric or rule, the best candidate is fitted again on all
+        rows.
+    cv : int, splitter or iterable, default=None
+        Cross-validation; None means five folds.
+    verbose : int, default=0
+        How much is printed.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Stacks handed out ahead.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the draws.
+    error_score : "raise" or float, default=nan
+        Score of a fit that failed.
+    return_train_score : bool, default=False
+        Whether training rows are scored too.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        As scikit-learn's. ``mean_fit_time`` is the fit's share of its stack's time.
+    best_estimator_ : estimator
+        The best candidate, fitted on all rows; with `refit`.
+    best_score_ : float
+        Mean score of the best candidate.
+    best_params_ : dict
+        Its parameters.
+    best_index_ : int
+        Its place in ``cv_results_``.
+    scorer_ : callable or dict
+        The metric, or metrics by name.
+    n_splits_ : int
+        Folds.
+    refit_time_ : float
+        Seconds of the last fit.
+    multimetric_ : bool
+        Whether there is more than one metric.
+    feature_names_in_ : ndarray
+        Names of the columns, where `X` had any.
+    fallback_reason_ : str or None
+        Why some or all fits were not stacked; None if all were.
+
+    See Also
+    --------
+    StackedGridSearchCV : Tries a whole grid.
+
+    Examples
+    --------
+    >>> from scipy.stats import loguniform
+    >>> from sklearn.datasets import load_iris
+    >>> from sksoftrank import SoftRankMLPClassifier, StackedRandomizedSearchCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = StackedRandomizedSearchCV(
+    ...     SoftRankMLPClassifier(32, max_epochs=20, random_state=0),
+    ...     {"temperature": loguniform(0.1, 100), "learning_rate": [0.003, 0.01]},
+    ...     n_iter=4,
+    ...     cv=3,
+    ...     random_state=0,
+    ... )
+    >>> search.fit(X, y).fallback_reason_ is None
+    True
+    """
