@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
@@ -65,13 +66,12 @@ def main() -> None:
             module = copy.deepcopy(ours.module_)
             module = module.double() if dtype == np.float64 else module
             x = torch.from_numpy(X)
-            tasks = {"bare": lambda m=module, x=x: bare_forward(m, x)}
-            for name in METHODS:
-                tasks[name] = lambda f=getattr(ours, name), X=X: f(X)
-            for name in METHODS[:2]:
-                tasks[f"scikit_learn_{name}"] = lambda f=getattr(theirs, name), X=X: f(
-                    X
-                )
+            tasks = {
+                "bare": partial(bare_forward, module, x),
+                **{name: partial(getattr(ours, name), X) for name in METHODS},
+                "scikit_learn_predict": partial(theirs.predict, X),
+                "scikit_learn_predict_proba": partial(theirs.predict_proba, X),
+            }
             with threadpool_limits(args.threads):
                 times = interleaved(tasks, args.repeats, PAUSE)
             over_bare = ratios(times, "bare")

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
         training,
     )
     from sksoftrank.compression import RankCompressor
-    from sksoftrank.estimators import SoftRankMLPClassifier
+    from sksoftrank.estimators import (
+        SoftRankEnsembleClassifier,
+        SoftRankMLPClassifier,
+    )
     from sksoftrank.search import StackedGridSearchCV, StackedRandomizedSearchCV
     from sksoftrank.training import SoftRankNet
 
@@ -32,6 +35,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "RankCompressor": "compression",
+    "SoftRankEnsembleClassifier": "estimators",
     "SoftRankMLPClassifier": "estimators",
     "SoftRankNet": "training",
     "StackedGridSearchCV": "search",
@@ -53,6 +57,7 @@ _SUBMODULES = (
 
 __all__ = [
     "RankCompressor",
+    "SoftRankEnsembleClassifier",
     "SoftRankMLPClassifier",
     "SoftRankNet",
     "StackedGridSearchCV",

@@ -256,8 +256,8 @@ class BaseSoftRankClassifier(
             train, valid = split_validation(
                 codes, self.validation_fraction, seeds["split"]
             )
-        dataset = _dataset(X, codes, weight, train)
-        valid_dataset = None if valid is None else _dataset(X, codes, weight, valid)
+        dataset = make_dataset(X, codes, weight, train)
+        valid_dataset = None if valid is None else make_dataset(X, codes, weight, valid)
         net = self._make_net(seeds, self.max_epochs, valid_dataset)
         net.initialize()
         if warm:
@@ -346,7 +346,7 @@ class BaseSoftRankClassifier(
             codes = encode(labels, self.classes_)
             self._check_settings(X)
             X, codes, weight = self._weigh(X, codes, sample_weight, self.classes_)
-            dataset = _dataset(X, codes, weight)
+            dataset = make_dataset(X, codes, weight)
 
             seeds = self._draw_seeds()
             if fitted and self._is_incremental:
@@ -477,13 +477,9 @@ class BaseSoftRankClassifier(
         return X, codes, weight / weight.mean()
 
     def _draw_seeds(self) -> dict[str, int]:
-        """Return seeds for each use of chance, so that no global generator is used."""
-        rng = self.random_state
-        if rng is None:
-            rng = np.random.RandomState()  # Fresh entropy, not numpy's global one.
+        """Return seeds for each use of chance."""
         names = ("module", "order", "split", "rows")
-        seeds = check_random_state(rng).randint(np.iinfo(np.int32).max, size=len(names))
-        return dict(zip(names, seeds.tolist(), strict=True))
+        return dict(zip(names, draw_seeds(self.random_state, len(names)), strict=True))
 
     # -- The net -------------------------------------------------------------------
 
@@ -643,7 +639,7 @@ class BaseSoftRankClassifier(
 
     def _find_basis(self, dataset: InMemoryDataset, seed: int) -> None:
         """Set the fitted attributes that `transform` needs, from the training rows."""
-        X, codes, weight = _sample(dataset, seed)
+        X, codes, weight = sample_rows(dataset, seed)
         self._fit_compressor(X, codes, weight, self.n_components, self.compression_tol)
 
     def _fit_compressor(
@@ -655,8 +651,8 @@ class BaseSoftRankClassifier(
         tol: float,
     ) -> None:
         # In single precision, like the training: half the time of double.
-        Z = self._infer(X.astype(np.float32, copy=False), _embed)
-        head = copy.deepcopy(self.module_).cpu().double().head
+        Z = self._embed(X.astype(np.float32, copy=False))
+        head = self._head()
         with torch.inference_mode():
             logits = head(torch.tensor(Z, dtype=torch.float64)).numpy()
             if codes is None:
@@ -670,6 +666,10 @@ class BaseSoftRankClassifier(
         self.singular_values_ = s
         self.rank_ = int(np.count_nonzero(s > RANK_TOL * s[0]))
         self.logit_norm_ = float(np.average(norms, weights=weight))
+
+    def _head(self) -> Callable[[Tensor], Tensor]:
+        """Return the network's head in double precision, on the CPU."""
+        return copy.deepcopy(self.module_).cpu().double().head
 
     def compress(
         self,
@@ -814,10 +814,12 @@ class BaseSoftRankClassifier(
             Probabilities, in the order of ``classes_``.
         """
         check_is_fitted(self)
+        return self._probabilities(self._validate_rows(X))
+
+    def _probabilities(self, X: Any) -> Array:
         temperature = self.temperature_
         return self._infer(
-            self._validate_rows(X),
-            lambda module, x: temperature_softmax(module(x), temperature),
+            X, lambda module, x: temperature_softmax(module(x), temperature)
         )
 
     def predict_log_proba(self, X: npt.ArrayLike) -> Array:
@@ -854,7 +856,10 @@ class BaseSoftRankClassifier(
             What the head turns into logits.
         """
         check_is_fitted(self)
-        return self._infer(self._validate_rows(X), _embed)
+        return self._embed(self._validate_rows(X))
+
+    def _embed(self, X: Any) -> Array:
+        return self._infer(X, lambda module, x: module.embed(x))
 
     def transform(self, X: npt.ArrayLike) -> Array:
         """Return the embedding, projected on its leading directions.
@@ -953,11 +958,17 @@ def _record_epoch(net: SoftRankNet, member: Member) -> None:
         dict(net.callbacks_)["print_log"].on_epoch_end(net)
 
 
-def _embed(module: EmbedHeadModule, x: Tensor) -> Tensor:
-    return module.embed(x)
+def draw_seeds(
+    random_state: int | np.random.RandomState | None, n_seeds: int
+) -> list[int]:
+    """Return seeds, so that no global generator is used."""
+    if random_state is None:
+        random_state = np.random.RandomState()  # Fresh entropy, not numpy's global one.
+    rng = check_random_state(random_state)
+    return rng.randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
 
 
-def _dataset(
+def make_dataset(
     X: Any,
     codes: npt.NDArray[np.int64],
     weight: FloatArray | None,
@@ -970,7 +981,7 @@ def _dataset(
     )
 
 
-def _sample(
+def sample_rows(
     dataset: InMemoryDataset, seed: int
 ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
     """Return at most `BASIS_ROWS` rows, codes and weights of a dataset."""

@@ -17,15 +17,15 @@ from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
-from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._search import BaseSearchCV, _search_estimator_has
 from sklearn.model_selection._validation import (
     _fit_and_score,
     _insert_error_scores,
     _warn_or_raise_about_fit_failures,
 )
 from sklearn.pipeline import Pipeline
-from sklearn.utils import indexable
-from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils import Tags, assert_all_finite, get_tags, indexable
+from sklearn.utils.metaestimators import _safe_split, available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
@@ -76,6 +76,12 @@ class _StackedSearch(BaseSearchCV):
 
         scorers, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
+        if y is None:
+            raise ValueError(
+                "y must hold the labels, got None. A search over classifiers requires "
+                "y to be passed, but the target y is None."
+            )
+        assert_all_finite(y, input_name="y")
         params = _check_method_params(X, params=params)
         routed = self._get_routed_params_for_fit(params)
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
@@ -180,6 +186,33 @@ class _StackedSearch(BaseSearchCV):
         )
         self.cv_results_ = results
         return self
+
+    @available_if(_search_estimator_has("transform"))
+    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Search, and transform the rows with the best candidate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,), default=None
+            Labels.
+        **params : dict
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features_out)
+            What the best estimator's `transform` returns.
+        """
+        return self.fit(X, y, **params).transform(X)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # scikit-learn's searches have `transform` where the estimator has, but neither
+        # these tags nor `fit_transform`, and no check of theirs can start.
+        tags.transformer_tags = get_tags(self.estimator).transformer_tags
+        return tags
 
     def _search_obstacle(self) -> str | None:
         """Return why no candidate can be stacked; None if some may be."""
