@@ -3,18 +3,25 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skorch.callbacks import Callback
 
-from sksoftrank.losses import TemperatureCrossEntropyLoss
+from sksoftrank import SoftRankMLPClassifier, SoftRankNet
+from sksoftrank.losses import LinearTemperature, TemperatureCrossEntropyLoss
 from sksoftrank.modules import MLP
 from sksoftrank.training import (
+    AccuracyStopping,
     InMemoryBatches,
     InMemoryDataset,
     Member,
+    StopFlag,
     train_stack,
 )
+from sksoftrank.training._stacked import network_bytes, stack_size
+from sksoftrank.training._stopping import BestEpoch
 
 N_EPOCHS = 5
 ADAM, ADAMW, SGD = torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD
@@ -161,3 +168,251 @@ def test_fast_members_equal_autograd_to_a_rounding(stack):
         torch.testing.assert_close(
             weights(member.module), weights(module), rtol=0, atol=1e-6
         )
+
+
+def plain_member(seed=0, n=60, n_epochs=N_EPOCHS, batch_size=16, rate=1e-2, **own):
+    own.setdefault("temperatures", [1.0] * n_epochs)
+    return make_member(
+        problem(n, 5, 3, seed),
+        seed,
+        batch_size,
+        [rate] * n_epochs,
+        (12, 8),
+        "relu",
+        own.pop("dropout", 0.0),
+        n_classes=3,
+        **own,
+    )
+
+
+def test_members_need_not_train_as_long_as_each_other():
+    alone = [plain_member(seed, n_epochs=n) for seed, n in enumerate((3, 7, 5, 0))]
+    together = copy.deepcopy(alone)
+    for member in alone:
+        train_stack([member], deterministic=True)
+    train_stack(together, deterministic=True)
+    for a, b in zip(alone, together, strict=True):
+        assert len(b.history) == b.n_epochs
+        assert a.history == b.history
+        assert torch.equal(weights(a.module), weights(b.module))
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_early_stopping_is_that_of_skorch(kind):
+    data, valid = problem(80, 5, 3, 0), problem(40, 5, 3, 1)
+    together = []
+    for seed, patience in enumerate((2, 3, 50)):
+        member = plain_member(seed, n_epochs=30, rate=0.02)
+        member.batches = InMemoryBatches(data, 16, shuffle=True, random_state=seed)
+        member.valid = InMemoryBatches(valid, 16)
+        member.stopping = BestEpoch(patience, 1e-4)
+        together.append(member)
+    train_stack(together, kind, OPTIMIZERS[kind], deterministic=True)
+    lengths = set()
+    for seed, member in enumerate(together):
+        patience = member.stopping.patience
+        net = SoftRankNet(
+            MLP,
+            module__n_features=5,
+            module__n_classes=3,
+            module__hidden_layer_sizes=(12, 8),
+            module__random_state=seed,
+            iterator_train__random_state=seed,
+            optimizer=kind,
+            optimizer__fused=True,
+            optimizer__weight_decay=0.0,
+            **{f"optimizer__{k}": v for k, v in OPTIMIZERS[kind].items()},
+            lr=0.02,
+            batch_size=16,
+            max_epochs=30,
+            train_split=lambda *_: (data, valid),
+            callbacks=[AccuracyStopping(patience, 1e-4, load_best=True)],
+            verbose=0,
+        ).fit(data, y=None)
+        for name in ("valid_acc", "valid_loss", "lr", "temperature"):
+            assert [r[name] for r in member.history] == net.history[:, name]
+        assert member.kept_epoch == dict(net.callbacks_)["AccuracyStopping"].best_epoch_
+        assert torch.equal(weights(member.module), weights(net.module_))
+        lengths.add(len(member.history))
+    assert len(lengths) > 1
+
+
+def test_a_member_that_diverges_leaves_the_others_alone():
+    members = [plain_member(seed) for seed in range(3)]
+    expected = [copy.deepcopy(member) for member in members]
+    for member in expected:
+        train_stack([member])
+    # NaN from the third epoch on.
+    members[1].learning_rates = [0.01, 0.01, 1e30, 1e30, 1e30]
+    two_epochs = plain_member(1, n_epochs=2)
+    train_stack([two_epochs])
+    train_stack(members)
+    for k in (0, 2):
+        assert members[k].error is None
+        assert torch.equal(weights(members[k].module), weights(expected[k].module))
+    # It keeps its last finished epoch, and says where it went wrong.
+    message = str(members[1].error)
+    assert "epoch 3" in message
+    assert "step 2" in message
+    assert "temperature=1" in message
+    assert "learning rate 1e+30" in message
+    assert len(members[1].history) == 2
+    assert torch.equal(weights(members[1].module), weights(two_epochs.module))
+
+
+def test_a_stack_that_diverges_as_a_whole_ends():
+    members = [plain_member(seed, rate=1e30, n_epochs=10**6) for seed in range(2)]
+    before = [weights(member.module).clone() for member in members]
+    train_stack(members)
+    for member, initial in zip(members, before, strict=True):
+        assert isinstance(member.error, FloatingPointError)
+        assert torch.equal(weights(member.module), initial)
+
+
+@pytest.mark.parametrize("by_flag", [False, True])
+def test_an_interruption_keeps_the_last_finished_epoch(by_flag):
+    stop = StopFlag()
+
+    def interrupt(member):
+        if len(member.history) == 2:
+            if not by_flag:
+                raise KeyboardInterrupt
+            stop.is_set = True
+
+    members = [plain_member(seed) for seed in range(2)]
+    members[1].on_epoch = interrupt
+    expected = [plain_member(seed, n_epochs=2) for seed in range(2)]
+    train_stack(expected)
+    train_stack(members, stop=stop)
+    for member, reference_member in zip(members, expected, strict=True):
+        assert member.is_interrupted
+        assert len(member.history) == 2
+        assert torch.equal(weights(member.module), weights(reference_member.module))
+
+
+def test_an_interruption_before_an_epoch_is_raised_and_changes_nothing():
+    members = [plain_member(seed) for seed in range(2)]
+    before = [weights(member.module).clone() for member in members]
+    with pytest.raises(KeyboardInterrupt):
+        train_stack(members, stop=StopFlag(is_set=True))
+    for member, initial in zip(members, before, strict=True):
+        assert torch.equal(weights(member.module), initial)
+
+
+def test_modules_own_their_weights_afterwards():
+    members = [plain_member(seed) for seed in range(3)]
+    train_stack(members)
+    pointers = set()
+    for member in members:
+        for parameter in member.module.parameters():
+            assert parameter.requires_grad
+            assert parameter.untyped_storage().nbytes() == 4 * parameter.numel()
+            pointers.add(parameter.data_ptr())
+        member.module(torch.zeros(2, 5)).sum().backward()  # can be trained further
+    assert len(pointers) == 3 * 6
+
+
+def test_the_caller_s_threads_are_restored():
+    torch.set_num_threads(2)
+    try:
+        seen = []
+        member = plain_member()
+        member.on_epoch = lambda _: seen.append(torch.get_num_threads())
+        train_stack([member])
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+        # A wide layer keeps them.
+        wide = plain_member()
+        wide.module = MLP(5, 3, (256, 256), random_state=0)
+        wide.on_epoch = member.on_epoch
+        train_stack([wide])
+        assert set(seen) == {1, 2}
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_other_optimizers_are_refused():
+    with pytest.raises(ValueError, match="optimizer must be torch's Adam"):
+        train_stack([plain_member()], torch.optim.RMSprop)
+
+
+def test_plain_descent_has_no_momentum():
+    member = plain_member(rate=0.1)
+    module, _ = reference(member, SGD, {})
+    train_stack([member], SGD, deterministic=True)
+    assert torch.equal(weights(member.module), weights(module))
+
+
+@pytest.mark.parametrize("width", [16, 64, 128, 256, 2048])
+def test_stacks_share_the_work_evenly_and_fit_the_caches(width):
+    widths = (20, width, width, 10)
+    cpu = torch.device("cpu")
+    for n_networks in (1, 5, 80, 81):
+        for n_workers in (1, 2, 7):
+            size = stack_size(widths, 128, n_networks, n_workers, cpu)
+            n_stacks = -(-n_networks // size)
+            assert 1 <= size <= n_networks
+            assert size == 1 or size * network_bytes(widths, 128) <= 5 << 20
+            # No round of the workers is without work for more than one of them.
+            rounds = -(-n_stacks // n_workers)
+            assert rounds * n_workers * size < n_networks + rounds * n_workers
+
+
+class Nothing(Callback):
+    """A callback that asks for skorch's loop and does nothing in it."""
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"temperature": 20.0, "optimizer": "sgd", "weight_decay": 0.01},
+        {"temperature": LinearTemperature(1.0, 9.0), "optimizer": "adamw"},
+        {"label_smoothing": 0.1, "max_grad_norm": 0.2, "activation": "gelu"},
+        {"dropout": 0.3, "class_weight": "balanced", "batch_size": 17},
+        {"early_stopping": True, "n_iter_no_change": 2, "learning_rate": 0.02},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_estimator_fits_alike_with_and_without_skorch(digits, params, weighted):
+    X, X_test, y, _ = digits
+    sample_weight = 1.0 + np.arange(len(y)) % 3 if weighted else None
+    params = {"max_epochs": 5, "batch_size": 64, "random_state": 0, **params}
+    engine = SoftRankMLPClassifier((16, 8), **params)
+    skorch = SoftRankMLPClassifier((16, 8), **params, callbacks=[Nothing()])
+    assert engine._stacking_obstacle() is None
+    assert "callbacks" in skorch._stacking_obstacle()
+    engine.fit(X, y, sample_weight)
+    skorch.fit(X, y, sample_weight)
+    torch.testing.assert_close(
+        weights(engine.module_), weights(skorch.module_), rtol=0, atol=1e-6
+    )
+    assert engine.n_components_ == skorch.n_components_
+    assert engine.temperature_ == skorch.temperature_
+    assert engine.net_.temperature_ == skorch.net_.temperature_
+    assert [list(r) for r in engine.history_] == [list(r) for r in skorch.history_]
+    for a, b in zip(engine.history_, skorch.history_, strict=True):
+        np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
+    assert engine.net_.history[:, "train_loss"] == [
+        record["train_loss"] for record in engine.history_
+    ]
+    np.testing.assert_allclose(
+        engine.net_.predict_proba(X_test.astype(np.float32)),
+        engine.predict_proba(X_test),
+        atol=1e-5,
+    )
+
+
+def test_both_ways_print_an_epoch_a_line(blobs, capsys):
+    tables = []
+    for callbacks in (None, [Nothing()]):
+        SoftRankMLPClassifier(
+            8, max_epochs=3, random_state=0, verbose=1, callbacks=callbacks
+        ).fit(*blobs)
+        tables.append(capsys.readouterr().out.splitlines())
+    engine, skorch = ([line.split() for line in table] for table in tables)
+    # skorch's loop takes the time of an epoch besides.
+    assert {*engine[0], "dur"} == set(skorch[0])
+    assert [row[0] for row in engine] == [row[0] for row in skorch]
+    assert len(engine) == 5

@@ -999,7 +999,7 @@ def _public_record(record: dict[str, Any]) -> dict[str, Any]:
     """Return skorch's record of an epoch, less bookkeeping and times."""
     return {
         name: value.item() if isinstance(value, np.generic) else value
-        for name, value in record.items()
+        for name, value in sorted(record.items())
         if name not in ("batches", "dur")
         and not name.endswith(("_best", "_batch_count"))
     }

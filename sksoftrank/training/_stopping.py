@@ -87,6 +87,17 @@ class AccuracyStopping(EarlyStopping):
     >>> net = SoftRankNet(MLP, callbacks=[AccuracyStopping(patience=10)])
     """
 
+    def __init__(
+        self, patience: int = 5, threshold: float = 1e-4, load_best: bool = False
+    ) -> None:
+        super().__init__(
+            "valid_acc",
+            patience=patience,
+            threshold=threshold,
+            lower_is_better=False,
+            load_best=load_best,
+        )
+
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Forget the best epoch of an earlier training."""
         super().on_train_begin(net, **kwargs)
