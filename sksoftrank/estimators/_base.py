@@ -181,6 +181,10 @@ class BaseSoftRankClassifier(
         """Return how many such networks should train as one stack."""
         raise NotImplementedError
 
+    def _stack_bytes(self, n_features: int, n_classes: int, n_networks: int) -> int:
+        """Return the bytes that training a stack of such networks takes."""
+        raise NotImplementedError
+
     def _module_obstacle(self) -> str | None:
         """Return why `train_stack` can't train the module; None if it can."""
         return f"{type(self).__name__}'s network is not a plain MLP"

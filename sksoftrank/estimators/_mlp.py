@@ -14,7 +14,7 @@ from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import MLP, EmbedHeadModule
 from sksoftrank.modules._mlp import ACTIVATIONS, NORMALIZATIONS
-from sksoftrank.training._stacked import stack_size
+from sksoftrank.training._stacked import stack_bytes, stack_size
 
 
 class SoftRankMLPClassifier(BaseSoftRankClassifier):
@@ -248,6 +248,10 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
             n_workers,
             self._resolve_device(),
         )
+
+    def _stack_bytes(self, n_features: int, n_classes: int, n_networks: int) -> int:
+        widths = (n_features, *self._widths(), n_classes)
+        return stack_bytes(widths, self.batch_size, n_networks)
 
     def _min_batch_size(self) -> int:
         # Batch normalisation has no variance to divide by in a batch of one.

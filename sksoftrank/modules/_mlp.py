@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from sksoftrank.modules._protocol import EmbedHeadModule
@@ -44,14 +43,13 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
-        if self.random_state is None:
-            return F.dropout(x, self.p, training=True)
         return x * self.fill_mask(torch.empty_like(x))
 
     def fill_mask(self, mask: Tensor) -> Tensor:
         """Fill `mask` with 0 for units to drop and 1 / (1 - p) for the others."""
-        assert self.random_state is not None
-        if self._generator is None or self._generator.device != mask.device:
+        if self.random_state is not None and (
+            self._generator is None or self._generator.device != mask.device
+        ):
             self._generator = torch.Generator(mask.device)
             self._generator.manual_seed(self.random_state)
         keep = 1.0 - self.p

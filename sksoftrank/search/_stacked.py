@@ -159,6 +159,7 @@ class _StackedSearch(BaseSearchCV):
         self._run_search(evaluate, callback_ctx=context)
         context.call_on_fit_task_end(estimator=self)
         self.fallback_reason_ = evaluation.fallback_reason()
+        self.stack_bytes_ = evaluation.stack_bytes
 
         first = out[0]["test_scores"]
         self.multimetric_ = isinstance(first, dict)
@@ -245,7 +246,8 @@ class _Evaluation:
         self.fit_params = fit_params
         self.compress = compress
         self.score_options = score_options
-        self.n_jobs_seen = 0
+        self.n_fits = 0
+        self.stack_bytes = 0
         self.obstacles: Counter[str] = Counter()
 
     def fallback_reason(self) -> str | None:
@@ -254,7 +256,7 @@ class _Evaluation:
             return None
         reasons = ", ".join(f"{why} ({n} fits)" for why, n in self.obstacles.items())
         return (
-            f"{self.obstacles.total()} of {self.n_jobs_seen} fits were not stacked: "
+            f"{self.obstacles.total()} of {self.n_fits} fits were not stacked: "
             f"{reasons}"
         )
 
@@ -301,7 +303,7 @@ class _Evaluation:
         stackable: dict[Any, list[Job]] = {}
         lasts: dict[int, Any] = {}
         chunks: list[list[Job]] = []
-        self.n_jobs_seen += len(jobs)
+        self.n_fits += len(jobs)
         for job in jobs:
             if job.candidate not in lasts:
                 lasts[job.candidate] = _last_step(
@@ -329,13 +331,28 @@ class _Evaluation:
             # Before transformers the columns of X are a guess at the network's.
             shape: tuple[int, ...] = getattr(self.X, "shape", ())
             n_features = shape[1] if len(shape) == 2 else 1
-            size = lasts[members[0].candidate]._stack_size(
-                n_features, n_classes, len(members), n_workers
-            )
+            last = lasts[members[0].candidate]
+            size = last._stack_size(n_features, n_classes, len(members), n_workers)
             # Splits together: their rows are cut out and transformed once a chunk.
             members = sorted(members, key=lambda job: job.split)
-            chunks.extend(
+            stacks = [
                 members[start : start + size] for start in range(0, len(members), size)
+            ]
+            chunks.extend(stacks)
+            n_splits = max(len({job.split for job in stack}) for stack in stacks)
+            self.stack_bytes = max(
+                self.stack_bytes,
+                min(n_workers, len(stacks))
+                * (
+                    last._stack_bytes(n_features, n_classes, size)
+                    # Rows to train on, and once more all rows, cut out to be scored.
+                    + (n_splits + 1) * getattr(self.X, "nbytes", 0)
+                ),
+            )
+        if self.score_options["verbose"] > 0 and self.stack_bytes:
+            print(  # noqa: T201
+                f"Training in {len(chunks)} stacks, {n_workers} at a time, which takes "
+                f"about {self.stack_bytes / 2**20:.0f} MB"
             )
         return chunks
 
@@ -529,6 +546,10 @@ class StackedGridSearchCV(_StackedSearch, GridSearchCV):
         Names of the columns, where `X` had any.
     fallback_reason_ : str or None
         Why some or all fits were not stacked; None if all were.
+    stack_bytes_ : int
+        Memory that the stacks trained at the same time were expected to take, their
+        rows included; where some fits were stacked. It does not grow with the number
+        of candidates. `verbose` tells it beforehand.
 
     See Also
     --------
@@ -617,6 +638,10 @@ class StackedRandomizedSearchCV(_StackedSearch, RandomizedSearchCV):
         Names of the columns, where `X` had any.
     fallback_reason_ : str or None
         Why some or all fits were not stacked; None if all were.
+    stack_bytes_ : int
+        Memory that the stacks trained at the same time were expected to take, their
+        rows included; where some fits were stacked. It does not grow with the number
+        of candidates. `verbose` tells it beforehand.
 
     See Also
     --------

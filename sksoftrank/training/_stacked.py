@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sksoftrank.losses import temperature_cross_entropy
 from sksoftrank.modules import MLP
-from sksoftrank.training._batches import InMemoryBatches
+from sksoftrank.training._batches import BLOCK_BATCHES, InMemoryBatches
 from sksoftrank.training._stack import Pass, Stack, linear_layers, stack_rows
 from sksoftrank.training._stack_loss import BlockLoss, EpochSettings
 from sksoftrank.training._stack_optimizer import FusedOptimizer
@@ -31,8 +31,6 @@ from sksoftrank.training._stopping import BestEpoch, divergence
 # A layer of this many weights keeps more than one core busy; below it, threads cost
 # more than they bring, and the last digits would depend on their number.
 _WIDE_LAYER = 1 << 16
-
-
 # What the networks of a stack touch in a step stays near a core's caches. Measured
 # at widths 16 to 256: from 4 to 6 MB a step's time per network is least.
 _STACK_BYTES = 5 << 20
@@ -53,6 +51,18 @@ def network_bytes(widths: Sequence[int], batch_size: int) -> int:
     n_weights = sum((a + 1) * b for a, b in pairwise(widths))
     # Weights, gradients and two states of the optimizer; outputs and their gradients.
     return 4 * (4 * n_weights + 2 * batch_size * sum(widths))
+
+
+def stack_bytes(widths: Sequence[int], batch_size: int, n_networks: int) -> int:
+    """Return the bytes that training a stack takes, beside the data it is cut from."""
+    n_weights = sum((a + 1) * b for a, b in pairwise(widths))
+    # Rows and labels of a block as they are gathered and stacked, and for each class
+    # the loss's gradient and the log-probabilities.
+    block = BLOCK_BATCHES * batch_size * (2 * widths[0] + 4 + 2 * widths[-1])
+    # The weights to return to, each module's own before and after, and a copy in
+    # double precision when it is scored.
+    kept = 5 * n_weights
+    return n_networks * (network_bytes(widths, batch_size) + 4 * (block + kept))
 
 
 def stack_size(
