@@ -752,16 +752,21 @@ class BaseSoftRankClassifier(
         double = X.dtype == np.float64 and device.type != "mps"
         if double:
             module = copy.deepcopy(module).double()
-        outputs = []
+        output: Tensor | None = None
         with torch.inference_mode():
             for rows in gen_batches(X.shape[0], INFERENCE_ROWS):
                 chunk = X[rows].toarray() if sparse.issparse(X) else X[rows]
-                x = as_tensor(chunk, double=double).to(device)
-                outputs.append(compute(module, x).cpu().numpy())
-        output = outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+                part = compute(module, as_tensor(chunk, double=double).to(device))
+                if output is None:
+                    # In one piece: parts kept apart would cut up the memory that the
+                    # activations are freed to, and each chunk would fault in new pages.
+                    output = part.new_empty(X.shape[0], *part.shape[1:], device="cpu")
+                output[rows] = part
+        assert output is not None  # There is a row at least.
+        result: Array = output.numpy()
         # Indices from predict stay integers.
         return (
-            output.astype(X.dtype, copy=False) if output.dtype.kind == "f" else output
+            result.astype(X.dtype, copy=False) if result.dtype.kind == "f" else result
         )
 
     def decision_function(self, X: npt.ArrayLike) -> Array:
@@ -800,7 +805,7 @@ class BaseSoftRankClassifier(
         """
         check_is_fitted(self)
         codes = self._infer(
-            self._validate_rows(X), lambda module, x: module(x).argmax(dim=1)
+            self._validate_rows(X), lambda module, x: module(x).max(dim=1).indices
         )
         return self.classes_[codes]
 

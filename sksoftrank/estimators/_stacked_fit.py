@@ -21,6 +21,14 @@ class Fit:
     error: Exception | None = None
 
 
+def fits_by_parts(estimator: Any) -> bool:
+    """Return whether an estimator's `fit` is ours, and not one of a subclass's own."""
+    return (
+        isinstance(estimator, BaseSoftRankClassifier)
+        and type(estimator).fit is BaseSoftRankClassifier.fit
+    )
+
+
 def fit_stacked(
     fits: Sequence[Fit], *, compress: bool = True, stop: StopFlag | None = None
 ) -> None:
@@ -47,6 +55,9 @@ def fit_stacked(
     for fit in fits:
         estimator = fit.estimator
         try:
+            if not fits_by_parts(estimator):
+                estimator.fit(fit.X, fit.y, **fit.params)
+                continue
             estimator._validate_params()
             training = estimator._prepare(fit.X, fit.y, **fit.params)
             if training.member is None:

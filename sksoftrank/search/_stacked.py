@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
@@ -30,7 +30,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
 from sksoftrank.estimators import BaseSoftRankClassifier
-from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
+from sksoftrank.estimators._stacked_fit import Fit, fit_stacked, fits_by_parts
 from sksoftrank.training import StopFlag
 
 Array = npt.NDArray[Any]
@@ -38,11 +38,15 @@ Array = npt.NDArray[Any]
 
 @dataclass
 class Job:
-    """One candidate on one split."""
+    """One candidate on one split, of as many as there are."""
 
     candidate: int
+    n_candidates: int
     params: dict[str, Any]
+    # Identities of the values, which those don't keep on their way to a process.
+    ids: dict[str, int]
     split: int
+    n_splits: int
     train: Array
     test: Array
 
@@ -138,7 +142,16 @@ class _StackedSearch(BaseSearchCV):
                     f" totalling {len(splits) * len(added)} fits"
                 )
             jobs = [
-                Job(candidate, params, split, train, test)
+                Job(
+                    candidate,
+                    len(added),
+                    params,
+                    {name: id(value) for name, value in params.items()},
+                    split,
+                    len(splits),
+                    train,
+                    test,
+                )
                 for (candidate, params), (split, (train, test)) in product(
                     enumerate(added), enumerate(splits)
                 )
@@ -300,38 +313,40 @@ class _Evaluation:
 
     def _chunks(self, jobs: list[Job], n_workers: int) -> list[list[Job]]:
         """Return lists of jobs: those of one can train together."""
-        stackable: dict[Any, list[Job]] = {}
-        lasts: dict[int, Any] = {}
+        by_candidate: dict[int, list[Job]] = {}
+        for job in jobs:
+            by_candidate.setdefault(job.candidate, []).append(job)
+        stackable: dict[Hashable, list[Job]] = {}
+        lasts: dict[Hashable, Any] = {}
         chunks: list[list[Job]] = []
         self.n_fits += len(jobs)
-        for job in jobs:
-            if job.candidate not in lasts:
-                lasts[job.candidate] = _last_step(
-                    _with_params(self.base_estimator, job.params)
-                )
-            last = lasts[job.candidate]
+        for own in by_candidate.values():
+            last = _last_step(_with_params(self.base_estimator, own[0].params))
             obstacle = (
                 last._stacking_obstacle()
-                if isinstance(last, BaseSoftRankClassifier)
+                if fits_by_parts(last)
                 else f"the candidate ends in {type(last).__name__}"
             )
             key = None
             if obstacle is not None:
-                self.obstacles[obstacle] += 1
+                self.obstacles[obstacle] += len(own)
             else:
                 # Of parameters that can't be: its fit will say so.
                 with suppress(ValueError, TypeError):
+                    last._validate_params()
+                    last._resolve_device()
                     key = last._stack_key()
             if key is None:
-                chunks.append([job])
+                chunks.extend([job] for job in own)
             else:
-                stackable.setdefault(key, []).append(job)
+                stackable.setdefault(key, []).extend(own)
+                lasts[key] = last
         n_classes = len(set(np.asarray(self.y).ravel().tolist()))
-        for members in stackable.values():
+        for key, members in stackable.items():
             # Before transformers the columns of X are a guess at the network's.
             shape: tuple[int, ...] = getattr(self.X, "shape", ())
             n_features = shape[1] if len(shape) == 2 else 1
-            last = lasts[members[0].candidate]
+            last = lasts[key]
             size = last._stack_size(n_features, n_classes, len(members), n_workers)
             # Splits together: their rows are cut out and transformed once a chunk.
             members = sorted(members, key=lambda job: job.split)
@@ -373,6 +388,11 @@ def _fit_and_score_chunk(
         torch.set_num_threads(n_threads)
     start = time.time()
     estimators = [_with_params(base_estimator, job.params) for job in jobs]
+    if not all(fits_by_parts(_last_step(estimator)) for estimator in estimators):
+        return [
+            _score(estimator, X, y, job, fit_params, score_options)
+            for estimator, job in zip(estimators, jobs, strict=True)
+        ]
     errors: list[Exception | None] = [None] * len(jobs)
     fits: dict[int, Fit] = {}
     shared: dict[Any, tuple[Any, Fit]] = {}
@@ -388,20 +408,34 @@ def _fit_and_score_chunk(
 
     results = []
     for job, estimator, error in zip(jobs, estimators, errors, strict=True):
-        with _already_fitted(estimator, error):
-            result = _fit_and_score(
-                estimator,
-                X,
-                y,
-                train=job.train,
-                test=job.test,
-                parameters=job.params,
-                fit_params={},
-                **score_options,
-            )
+        _end_with(estimator, error)
+        result = _score(estimator, X, y, job, {}, score_options)
         result["fit_time"] = fit_time
         results.append(result)
     return results
+
+
+def _score(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    job: Job,
+    fit_params: dict[str, Any],
+    score_options: dict[str, Any],
+) -> dict[str, Any]:
+    """Fit and score one job as scikit-learn does."""
+    return _fit_and_score(
+        estimator,
+        X,
+        y,
+        train=job.train,
+        test=job.test,
+        parameters=job.params,
+        fit_params=fit_params,
+        split_progress=(job.split, job.n_splits),
+        candidate_progress=(job.candidate, job.n_candidates),
+        **score_options,
+    )
 
 
 def _prepare(
@@ -418,7 +452,7 @@ def _prepare(
     """
     last = _last_step(estimator)
     prefix = _prefix(estimator)
-    early = [(k, id(v)) for k, v in job.params.items() if not k.startswith(prefix)]
+    early = [(k, i) for k, i in job.ids.items() if not k.startswith(prefix)]
     key = (job.split, *sorted(early))
     if key in shared:
         other, fit = shared[key]
@@ -443,21 +477,18 @@ def _prepare(
     return fit
 
 
-@contextmanager
-def _already_fitted(estimator: Any, error: Exception | None) -> Iterator[None]:
-    """Let `fit` do nothing, or raise the error that the fit ended with."""
+def _end_with(estimator: Any, error: Exception | None) -> None:
+    """Let the next `fit` do nothing, or raise the error that the fit ended with."""
 
     def fit(*_: Any, **__: Any) -> Any:
+        # Scorers find the estimator as it is: it can be copied and pickled.
+        del estimator.fit, estimator.set_params
         if error is not None:
             raise error
         return estimator
 
     estimator.fit = fit
     estimator.set_params = lambda **_: estimator
-    try:
-        yield
-    finally:
-        del estimator.fit, estimator.set_params
 
 
 def _with_params(estimator: Any, params: dict[str, Any]) -> Any:
