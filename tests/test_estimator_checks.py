@@ -5,7 +5,12 @@ import unittest
 import pytest
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from sksoftrank import SoftRankMLPClassifier
+from sksoftrank import (
+    SoftRankEnsembleClassifier,
+    SoftRankMLPClassifier,
+    StackedGridSearchCV,
+    StackedRandomizedSearchCV,
+)
 
 CONFIGURATIONS = {
     "default": {},
@@ -26,9 +31,35 @@ CONFIGURATIONS = {
 }
 
 
+def small(**params):
+    return SoftRankMLPClassifier(16, learning_rate=0.01, max_epochs=20, **params)
+
+
+# The checks seed an estimator, but not one within.
+SEEDED = small(random_state=0)
+CANDIDATES = {"temperature": [1.0, 3.0]}
+SEARCH = {"cv": 2, "error_score": "raise"}
+ESTIMATORS = {
+    **{
+        name: SoftRankMLPClassifier(**{"max_epochs": 20, **params})
+        for name, params in CONFIGURATIONS.items()
+    },
+    "ensemble": SoftRankEnsembleClassifier(small(), 2),
+    "ensemble of two temperatures": SoftRankEnsembleClassifier(
+        small(normalization="layer"),
+        n_estimators=2,
+        temperature=[1.0, 10.0],
+        embedding="concatenated",
+    ),
+    "grid search": StackedGridSearchCV(SEEDED, CANDIDATES, **SEARCH),
+    "randomized search": StackedRandomizedSearchCV(
+        SEEDED, CANDIDATES, n_iter=2, **SEARCH
+    ),
+}
+
+
 def cases():
-    for name, params in CONFIGURATIONS.items():
-        estimator = SoftRankMLPClassifier(**{"max_epochs": 20, **params})
+    for name, estimator in ESTIMATORS.items():
         checks = estimator_checks_generator(estimator)
         for number, (instance, check) in enumerate(checks):
             label = getattr(check, "func", check).__name__

@@ -174,6 +174,16 @@ class SoftRankEnsembleClassifier(
         Self
             The fitted ensemble.
         """
+        before = dict(vars(self))
+        try:
+            self._fit(X, y, sample_weight)
+        except BaseException:
+            # As it was: nothing is lost.
+            self.__dict__ = before
+            raise
+        return self
+
+    def _fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> None:
         X, y = validate_data(
             self,
             X,
@@ -185,23 +195,25 @@ class SoftRankEnsembleClassifier(
         check_classification_targets(y)
         seeds = draw_seeds(self.random_state, self.n_estimators + 1)
         members = self._members(seeds)
+        # Before the training, and not only after it.
+        RankCompressor(self.n_components)._check_size(
+            sum(member._embedding_width() for member in members)
+        )
         params = {} if sample_weight is None else {"sample_weight": sample_weight}
         fitted = self._fit_members([Fit(member, X, y, params) for member in members])
         self.estimators_ = fitted
         self.classes_ = fitted[0].classes_
         self._find_basis(X, y, sample_weight, seeds[-1])
-        return self
 
     def _members(self, seeds: Sequence[int]) -> list[Any]:
         base = SoftRankMLPClassifier() if self.estimator is None else self.estimator
         temperatures = self.temperature
         if temperatures is None or isinstance(temperatures, Real | TemperatureSchedule):
             temperatures = [temperatures] * self.n_estimators
-        if len(temperatures) != self.n_estimators:
+        if np.shape(temperatures) != (self.n_estimators,):
             raise ValueError(
                 f"temperature must be one number, or one for each of the "
-                f"n_estimators={self.n_estimators} members, got "
-                f"{len(temperatures)} of them: {self.temperature!r}."
+                f"n_estimators={self.n_estimators} members, got {self.temperature!r}."
             )
         members = []
         for seed, temperature in zip(seeds, temperatures, strict=False):
@@ -234,10 +246,10 @@ class SoftRankEnsembleClassifier(
         finally:
             torch.set_num_threads(threads)
         members = []
-        for fit in (fit for stack in done for fit in stack):
-            if fit.error is not None:
-                raise fit.error
-            members.append(fit.estimator)
+        for member, error in (fit for stack in done for fit in stack):
+            if error is not None:
+                raise error
+            members.append(member)
         return members
 
     def _find_basis(
@@ -406,8 +418,11 @@ class SoftRankEnsembleClassifier(
         return tags
 
 
-def _fit_stack(fits: list[Fit], stop: StopFlag, n_workers: int) -> list[Fit]:
+def _fit_stack(
+    fits: list[Fit], stop: StopFlag, n_workers: int
+) -> list[tuple[Any, Exception | None]]:
+    """Return fitted members and errors, without the rows: a process sends them back."""
     if n_workers > 1:
         torch.set_num_threads(1)
     fit_stacked(fits, stop=stop)
-    return fits
+    return [(fit.estimator, fit.error) for fit in fits]
