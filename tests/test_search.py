@@ -790,13 +790,15 @@ def test_processes_give_the_same_results(data, plain):
 
 
 def test_a_dask_cluster_gives_the_same_results(data, plain):
-    distributed = pytest.importorskip("distributed")
+    # Here: its import takes a while.
+    from distributed import Client, LocalCluster
+
     search = StackedGridSearchCV(plain.estimator, JOBS, cv=3)
     with (
-        distributed.LocalCluster(
+        LocalCluster(
             n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
         ) as cluster,
-        distributed.Client(cluster),
+        Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
         search.fit(*data)
