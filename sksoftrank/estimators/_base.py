@@ -32,6 +32,7 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.validation import (
     _check_sample_weight,
+    assert_all_finite,
     check_is_fitted,
     validate_data,
 )
@@ -39,10 +40,11 @@ from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Subset
 
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._data import encode, merge_duplicates, split_validation
-from sksoftrank.losses import TemperatureSchedule, as_schedule, temperature_softmax
+from sksoftrank.losses import TemperatureSchedule, as_schedule
 from sksoftrank.modules import MLP, EmbedHeadModule
 from sksoftrank.training import (
     AccuracyStopping,
@@ -56,6 +58,7 @@ from sksoftrank.training._stopping import BestEpoch, interruption
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
+Rows = InMemoryDataset | Subset[Any]
 
 # Class, parameters, and the base rate that learning_rate="auto" multiplies by the
 # square root of the temperature.
@@ -232,11 +235,27 @@ class BaseSoftRankClassifier(
         return self
 
     def _prepare(
-        self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: npt.ArrayLike | None = None,
+        *,
+        validated: dict[tuple[int, int], Any] | None = None,
     ) -> Training:
-        """Check the data and parameters of a fit, and return what is to be trained."""
+        """Check the data and parameters of a fit, and return what is to be trained.
+
+        Fits of the same `X` and `y` share the arrays made of them in `validated`.
+        """
         warm = self.warm_start and hasattr(self, "net_")
-        X, labels = self._validate_training_data(X, y, reset=True)
+        key = (id(X), id(y))
+        if validated is not None and key in validated:
+            # Converted once for all fits of a stack; the columns' names are each one's.
+            validate_data(self, X, reset=True, skip_check_array=True)
+            X, labels = validated[key]
+        else:
+            X, labels = self._validate_training_data(X, y, reset=True)
+            if validated is not None:
+                validated[key] = (X, labels)
         classes, codes = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(
@@ -278,11 +297,10 @@ class BaseSoftRankClassifier(
             if member.error is not None:
                 raise member.error
             if member.is_interrupted:
-                warnings.warn(
-                    interruption(len(member.history), member.n_epochs),
-                    UserWarning,
-                    stacklevel=3,
+                message = interruption(
+                    len(member.history), member.n_epochs, member.kept_epoch
                 )
+                warnings.warn(message, UserWarning, stacklevel=4)
             net.temperature_ = member.temperatures[member.kept_epoch - 1]
         else:
             for _, callback in net.callbacks_:
@@ -378,8 +396,11 @@ class BaseSoftRankClassifier(
         before = dict(vars(self))
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self.__dict__ = before
+            if isinstance(error, FloatingPointError | KeyboardInterrupt):
+                # Its weights are as they were, but not its optimizer.
+                self._is_incremental = False
             raise
 
     def _validate_training_data(
@@ -521,7 +542,7 @@ class BaseSoftRankClassifier(
         self,
         seeds: dict[str, int],
         max_epochs: int,
-        valid_dataset: InMemoryDataset | None,
+        valid_dataset: Rows | None,
         *,
         incremental: bool = False,
     ) -> SoftRankNet:
@@ -591,8 +612,8 @@ class BaseSoftRankClassifier(
     def _make_member(
         self,
         net: SoftRankNet,
-        dataset: InMemoryDataset,
-        valid_dataset: InMemoryDataset | None,
+        dataset: Rows,
+        valid_dataset: Rows | None,
     ) -> Member:
         """Return the net's training as one that can be stacked."""
         stopping = None
@@ -639,9 +660,14 @@ class BaseSoftRankClassifier(
         ]
         self.n_iter_ = len(self.history_)
         self.temperature_ = net.temperature_
+        # They would hold the validation rows and a second copy of the weights.
+        net.train_split = None
+        for _, callback in net.callbacks_:
+            if isinstance(callback, EarlyStopping):
+                callback.best_model_weights_ = None
         self.net_ = net
 
-    def _find_basis(self, dataset: InMemoryDataset, seed: int) -> None:
+    def _find_basis(self, dataset: Rows, seed: int) -> None:
         """Set the fitted attributes that `transform` needs, from the training rows."""
         X, codes, weight = sample_rows(dataset, seed)
         self._fit_compressor(X, codes, weight, self.n_components, self.compression_tol)
@@ -735,9 +761,22 @@ class BaseSoftRankClassifier(
             ) from None
 
     def _validate_rows(self, X: Any) -> Any:
-        return validate_data(
-            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
+        X = validate_data(
+            self,
+            X,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            reset=False,
         )
+        # torch sums several times as fast as scikit-learn's check; where the sum is not
+        # finite, that check finds out why.
+        writeable = (
+            isinstance(X, np.ndarray) and X.flags.writeable and min(X.strides) >= 0
+        )
+        if not (writeable and torch.from_numpy(X).sum().isfinite()):
+            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
+        return X
 
     def _infer(
         self, X: Any, compute: Callable[[EmbedHeadModule, Tensor], Tensor]
@@ -826,10 +865,8 @@ class BaseSoftRankClassifier(
         return self._probabilities(self._validate_rows(X))
 
     def _probabilities(self, X: Any) -> Array:
-        temperature = self.temperature_
-        return self._infer(
-            X, lambda module, x: temperature_softmax(module(x), temperature)
-        )
+        logits = self._infer(X, lambda module, x: module(x))
+        return _softmax_(torch.from_numpy(logits), self.temperature_).numpy()
 
     def predict_log_proba(self, X: npt.ArrayLike) -> Array:
         """Return the logarithm of `predict_proba`, without its underflow.
@@ -943,7 +980,7 @@ class BaseSoftRankClassifier(
             device=str(device),
         ).initialize()
         self.module_.load_state_dict(
-            {name: torch.from_numpy(array) for name, array in weights.items()}
+            {name: torch.tensor(array) for name, array in weights.items()}
         )
         self.module_.eval()
 
@@ -953,7 +990,7 @@ class Training:
     """What a fit is going to train; `member` is None where skorch is asked for."""
 
     net: SoftRankNet
-    dataset: InMemoryDataset
+    dataset: Rows
     seed: int
     member: Member | None
 
@@ -977,28 +1014,42 @@ def draw_seeds(
     return rng.randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
 
 
+def _softmax_(logits: Tensor, temperature: float) -> Tensor:
+    """Turn logits (n, c) into probabilities in place.
+
+    Several times as fast as torch's own softmax, which takes short rows one by one.
+    """
+    logits -= logits.amax(dim=1, keepdim=True)
+    logits.div_(temperature).exp_()
+    return logits.div_(logits.sum(dim=1, keepdim=True))
+
+
 def make_dataset(
     X: Any,
     codes: npt.NDArray[np.int64],
     weight: FloatArray | None,
     rows: npt.NDArray[np.intp] | None = None,
-) -> InMemoryDataset:
-    if rows is None:
-        return InMemoryDataset(X, codes, weight)
-    return InMemoryDataset(
-        X[rows], codes[rows], None if weight is None else weight[rows]
-    )
+) -> Rows:
+    """Return all rows as a dataset, or a part of them without a copy."""
+    dataset = InMemoryDataset(X, codes, weight)
+    return dataset if rows is None else Subset(dataset, rows)  # type: ignore[arg-type]
 
 
 def sample_rows(
-    dataset: InMemoryDataset, seed: int
+    dataset: Rows, seed: int
 ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
     """Return at most `BASIS_ROWS` rows, codes and weights of a dataset."""
-    X, codes, weight = dataset.X, dataset.y, dataset.sample_weight
-    n_rows = X.shape[0]
+    rows = None
+    source: Any = dataset
+    if isinstance(dataset, Subset):
+        rows, source = np.asarray(dataset.indices), dataset.dataset
+    X, codes, weight = source.X, source.y, source.sample_weight
+    n_rows = X.shape[0] if rows is None else len(rows)
     if n_rows > BASIS_ROWS:
         rng = np.random.default_rng(seed)
-        rows = np.sort(rng.choice(n_rows, BASIS_ROWS, replace=False))
+        sample = np.sort(rng.choice(n_rows, BASIS_ROWS, replace=False))
+        rows = sample if rows is None else rows[sample]
+    if rows is not None:
         X, codes = X[rows], codes[rows]
         weight = None if weight is None else weight[rows]
     return X, codes, weight

@@ -240,8 +240,8 @@ class SoftRankEnsembleClassifier(
                 delayed(_fit_stack)(fits[i : i + size], stop, n_workers)
                 for i in range(0, len(fits), size)
             )
-        except KeyboardInterrupt:
-            stop.is_set = True
+        except BaseException:
+            stop.is_set = True  # Threads would train on.
             raise
         finally:
             torch.set_num_threads(threads)

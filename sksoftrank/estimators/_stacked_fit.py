@@ -8,6 +8,7 @@ from typing import Any
 
 from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
 from sksoftrank.training import StopFlag, train_stack
+from sksoftrank.training._stacked import stack_key
 
 
 @dataclass
@@ -52,32 +53,38 @@ def fit_stacked(
         If Ctrl-C or `stop` ended the training.
     """
     stacks: dict[Hashable, list[tuple[Fit, Training]]] = {}
+    validated: dict[tuple[int, int], Any] = {}
     for fit in fits:
+        if stop is not None and stop.is_set:
+            raise KeyboardInterrupt
         estimator = fit.estimator
         try:
             if not fits_by_parts(estimator):
                 estimator.fit(fit.X, fit.y, **fit.params)
                 continue
             estimator._validate_params()
-            training = estimator._prepare(fit.X, fit.y, **fit.params)
+            training = estimator._prepare(
+                fit.X, fit.y, **fit.params, validated=validated
+            )
             if training.member is None:
                 training.net.partial_fit(training.dataset)
+                if training.net.was_interrupted_:
+                    raise KeyboardInterrupt
                 estimator._complete(training, compress=compress)
                 continue
         except Exception as error:
             fit.error = error
             continue
-        key = (
-            estimator.optimizer,
-            training.member.batches.batch_size,
-            training.net.device,
-            training.member.module.activation,
-            *(tuple(p.shape) for p in training.member.module.parameters()),
-        )
+        key = (estimator.optimizer, *stack_key(training.member))
         stacks.setdefault(key, []).append((fit, training))
     for stack in stacks.values():
         members = [training.member for _, training in stack if training.member]
-        train_stack(members, *stack[0][0].estimator._optimizer(), stop=stop)
+        try:
+            train_stack(members, *stack[0][0].estimator._optimizer(), stop=stop)
+        except Exception as error:  # E.g. the device's memory is exhausted.
+            for fit, _ in stack:
+                fit.error = error
+            continue
         if any(member.is_interrupted for member in members):
             raise KeyboardInterrupt
         for fit, training in stack:

@@ -299,8 +299,8 @@ class _Evaluation:
                 )
                 for chunk in chunks
             )
-        except KeyboardInterrupt:
-            stop.is_set = True
+        except BaseException:
+            stop.is_set = True  # Threads would train on.
             raise
         finally:
             torch.set_num_threads(threads)
@@ -336,6 +336,8 @@ class _Evaluation:
                     last._validate_params()
                     last._resolve_device()
                     key = last._stack_key()
+                if key is None:
+                    self.obstacles["invalid parameters"] += len(own)
             if key is None:
                 chunks.extend([job] for job in own)
             else:
@@ -361,7 +363,7 @@ class _Evaluation:
                 * (
                     last._stack_bytes(n_features, n_classes, size)
                     # Rows to train on, and once more all rows, cut out to be scored.
-                    + (n_splits + 1) * getattr(self.X, "nbytes", 0)
+                    + (n_splits + 1) * _nbytes(self.X)
                 ),
             )
         if self.score_options["verbose"] > 0 and self.stack_bytes:
@@ -494,6 +496,13 @@ def _end_with(estimator: Any, error: Exception | None) -> None:
 def _with_params(estimator: Any, params: dict[str, Any]) -> Any:
     # Parameters may be estimators themselves.
     return clone(estimator).set_params(**clone(params, safe=False))
+
+
+def _nbytes(X: Any) -> int:
+    """Return the size of an array, sparse matrix or frame; 0 of anything else."""
+    if hasattr(X, "memory_usage"):
+        return int(np.sum(X.memory_usage()))
+    return int(getattr(getattr(X, "data", X), "nbytes", getattr(X, "nbytes", 0)))
 
 
 def _last_step(estimator: Any) -> Any:

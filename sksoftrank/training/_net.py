@@ -323,8 +323,8 @@ class SoftRankNet(NeuralNetClassifier):
             codes, weight = (
                 target if isinstance(target, tuple | list) else (target, None)
             )
-            hits = (logits.argmax(dim=1) == codes.to(logits.device)).double()
-            weight = torch.ones_like(hits) if weight is None else weight.to(hits)
+            hits = (logits.argmax(dim=1).cpu() == codes.cpu()).double()
+            weight = torch.ones_like(hits) if weight is None else weight.cpu().double()
             correct += (weight * hits).sum().item()
             total += weight.sum().item()
             return step
@@ -377,6 +377,7 @@ class SoftRankNet(NeuralNetClassifier):
         epochs = self.max_epochs if epochs is None else epochs
         self.temperatures_ = as_schedule(self.temperature).values(epochs)
         self.n_epochs_finished_ = 0
+        self.was_interrupted_ = False
         self.snapshot_ = [
             tensor.detach().clone() for tensor in self.module_.state_dict().values()
         ]
@@ -390,8 +391,11 @@ class SoftRankNet(NeuralNetClassifier):
             self._drop_unfinished_epoch()
             if self.n_epochs_finished_ == 0:
                 raise
+            self.was_interrupted_ = True
             warnings.warn(
-                interruption(self.n_epochs_finished_, epochs), UserWarning, stacklevel=2
+                interruption(self.n_epochs_finished_, epochs, self.n_epochs_finished_),
+                UserWarning,
+                stacklevel=2,
             )
         except BaseException:
             self._restore_snapshot()

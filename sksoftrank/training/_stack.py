@@ -124,10 +124,10 @@ class Stack:
             for module in self.modules
         ]
 
-    def release(self, k: int, weights: Tensor) -> None:
-        """Give network `k` these weights, in memory of its own."""
+    def release(self, module: MLP, weights: Tensor) -> None:
+        """Give a network these weights, in memory of its own."""
         for view, parameter in zip(
-            self.pieces(weights), self._parameters(self.modules[k]), strict=True
+            self.pieces(weights), self._parameters(module), strict=True
         ):
             parameter.data = view.clone()
 

@@ -123,4 +123,5 @@ class BlockLoss:
             losses *= self.weight
         if not self.is_full:
             losses = torch.where(self.is_row, losses, 0.0)
-        return -losses.sum(dim=(2, 3), dtype=torch.float64).cpu()
+        # Added up on the CPU: not every device has double precision.
+        return -losses.cpu().sum(dim=(2, 3), dtype=torch.float64)

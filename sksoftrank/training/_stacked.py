@@ -11,7 +11,7 @@ ends where it would have ended alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -77,10 +77,11 @@ def stack_size(
     As many as stay in reach of a core's caches: more share the overhead no better, and
     wait for memory. On a GPU, as many as half its free memory holds.
     """
-    budget = _STACK_BYTES
+    fitting = _STACK_BYTES // network_bytes(widths, batch_size)
     if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] // 2
-    fitting = max(budget // network_bytes(widths, batch_size), 1)
+        free = torch.cuda.mem_get_info(device)[0] // (2 * n_workers)
+        fitting = free // stack_bytes(widths, batch_size, 1)
+    fitting = max(fitting, 1)
     n_rounds = math.ceil(n_networks / (fitting * n_workers))
     return math.ceil(n_networks / (n_rounds * n_workers))
 
@@ -188,6 +189,8 @@ def train_stack(
 
     Raises
     ------
+    ValueError
+        If there is no member, or the members can't be one stack.
     KeyboardInterrupt
         If Ctrl-C came before every member had finished an epoch. Later, the members
         keep their last finished epoch and are marked.
@@ -214,6 +217,7 @@ def train_stack(
     >>> [m.history[-1]["train_loss"] < m.history[0]["train_loss"] for m in members]
     [True, True]
     """
+    _check_members(members)
     with torch.no_grad(), _threads_for(members[0].module):
         training = _Training(
             members, optimizer, optimizer_params or {}, deterministic, stop
@@ -221,12 +225,39 @@ def train_stack(
         try:
             training.run()
         except KeyboardInterrupt:
-            if not all(member.history for member in members):
+            if not training.active or not all(m.history for m in training.active):
                 raise
             for member in training.active:
                 member.is_interrupted = True
         finally:
             training.release()
+
+
+def stack_key(member: Member) -> tuple[Hashable, ...]:
+    """Return what the members of a stack must agree in."""
+    module = member.module
+    return (
+        member.batches.batch_size,
+        str(member.batches.device),
+        module.activation,
+        *(tuple(parameter.shape) for parameter in module.parameters()),
+    )
+
+
+def _check_members(members: Sequence[Member]) -> None:
+    if not members:
+        raise ValueError("members must hold at least one member, got none.")
+    if len({stack_key(member) for member in members}) > 1:
+        raise ValueError(
+            "members must agree in shapes, activation, batch size and device, got "
+            f"{[stack_key(member) for member in members]}. Train each kind by itself."
+        )
+    for member in members:
+        if member.module.normalization is not None:
+            raise ValueError(
+                "members must be without normalization, got "
+                f"normalization={member.module.normalization!r}. Use SoftRankNet."
+            )
 
 
 @contextmanager
@@ -277,12 +308,40 @@ class _Training:
             ended = set(diverged)
             for k, member in enumerate(self.active):
                 if k not in diverged:
+                    is_last = epoch == member.n_epochs
+                    if is_last and not self._is_sound(member):
+                        member.error = self._divergence(
+                            member, math.nan, "the last step", epoch
+                        )
+                        ended.add(k)
+                        continue
                     self._finish_epoch(k, member, epoch, losses[k])
-                    if epoch == member.n_epochs or (
+                    if is_last or (
                         member.stopping is not None and member.stopping.is_exhausted
                     ):
                         ended.add(k)
             self._drop(sorted(ended))
+
+    @staticmethod
+    def _is_sound(member: Member) -> bool:
+        """Return whether the logits are finite after the last step.
+
+        No loss of training sees what that step has done.
+        """
+        member.module.eval()
+        x, _, _ = member.batches.gather(None, slice(0, member.batches.batch_size))
+        return bool(member.module(x).isfinite().all())
+
+    @staticmethod
+    def _divergence(
+        member: Member, loss: float, where: str, epoch: int
+    ) -> FloatingPointError:
+        return divergence(
+            loss,
+            f"{where} of epoch {epoch}",
+            member.temperatures[epoch - 1],
+            member.learning_rates[epoch - 1],
+        )
 
     def _finish_epoch(self, k: int, member: Member, epoch: int, loss: float) -> None:
         record: dict[str, float] = {"epoch": epoch, "train_loss": loss}
@@ -306,10 +365,10 @@ class _Training:
         if not indices:
             return
         for k in indices:
-            self.stack.release(k, self.kept[k])
+            self.stack.release(self.active[k].module, self.kept[k])
         rest = [k for k in range(len(self.active)) if k not in set(indices)]
-        self.active = [self.active[k] for k in rest]
-        self.kept = self.kept[rest]
+        # Together, for an interruption may come between any two lines.
+        self.active, self.kept = [self.active[k] for k in rest], self.kept[rest]
         self.stack.select(rest)
         self.optimizer.select(rest)
         self.passes.clear()
@@ -354,11 +413,9 @@ class _Training:
                 for step, k in torch.nonzero(~losses.isfinite()).tolist():
                     if k not in diverged:
                         diverged[k] = None
-                        members[k].error = divergence(
-                            float(losses[step, k]),
-                            f"step {start // size + step + 1} of epoch {epoch}",
-                            members[k].temperatures[epoch - 1],
-                            members[k].learning_rates[epoch - 1],
+                        where = f"step {start // size + step + 1}"
+                        members[k].error = self._divergence(
+                            members[k], float(losses[step, k]), where, epoch
                         )
                 if len(diverged) == len(members):
                     break
@@ -421,8 +478,8 @@ def _validate(
             sample_weight=w,
             label_smoothing=member.label_smoothing,
         )
-        hits = (logits.argmax(dim=1) == y).double()
-        w = torch.ones_like(hits) if w is None else w.double()
+        hits = (logits.argmax(dim=1) == y).cpu().double()
+        w = torch.ones_like(hits) if w is None else w.cpu().double()
         total += loss.item() * len(y)
         correct += (w * hits).sum().item()
         weight += w.sum().item()

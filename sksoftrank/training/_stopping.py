@@ -21,11 +21,11 @@ def divergence(
     )
 
 
-def interruption(n_finished: int, n_epochs: int) -> str:
+def interruption(n_finished: int, n_epochs: int, kept_epoch: int) -> str:
     """Return the warning for a training that Ctrl-C ended."""
     return (
         f"Training was interrupted after epoch {n_finished} of {n_epochs}; the weights "
-        "of that epoch are kept."
+        f"of epoch {kept_epoch} are kept."
     )
 
 
