@@ -404,10 +404,13 @@ NAMES = np.array(["ant", "bee", "cow"])
 )
 def test_labels_and_rows_of_any_kind(data, prepare):
     X, y = prepare(*data)
-    stacked, _ = both(make(), TEMPERATURES, X, y)
-    assert stacked.fallback_reason_ is None
     scaler = StandardScaler(with_mean=False)
-    both(piped(scaler), {"net__temperature": [1.0, 30.0]}, X, y)
+    grid = {
+        "net__temperature": [1.0, 30.0],
+        "standardscaler": [scaler, "passthrough"],
+    }
+    stacked, _ = both(piped(scaler), grid, X, y, cv=2)
+    assert stacked.fallback_reason_ is None
 
 
 @pytest.mark.parametrize(
@@ -522,9 +525,9 @@ def test_the_fit_of_a_subclass_is_respected(data):
 def test_other_estimators_are_searched_as_scikit_learn_does(
     data, estimator, grid, name
 ):
-    stacked, _ = both(estimator, grid, *data)
+    stacked, _ = both(estimator, grid, *data, cv=2)
     assert name in stacked.fallback_reason_
-    options = {"n_iter": 1, "random_state": 0}
+    options = {"n_iter": 1, "random_state": 0, "cv": 2}
     stacked, _ = both(estimator, grid, *data, kinds=RANDOMIZED, **options)
     assert name in stacked.fallback_reason_
 
@@ -766,7 +769,7 @@ def test_threads_give_the_same_results(data, plain, n_jobs):
     assert_same(search.fit(*data), plain, data[0])
 
 
-@pytest.mark.parametrize("pre_dispatch", [1, "all", "3*n_jobs"])
+@pytest.mark.parametrize("pre_dispatch", [1, "all"])
 def test_pre_dispatch_does_not_matter(data, plain, pre_dispatch):
     search = StackedGridSearchCV(
         plain.estimator, JOBS, cv=3, n_jobs=2, pre_dispatch=pre_dispatch

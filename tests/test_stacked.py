@@ -2,7 +2,9 @@
 
 import copy
 
+import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from skorch.callbacks import Callback
 
 from sksoftrank import SoftRankMLPClassifier, SoftRankNet
+from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
 from sksoftrank.losses import LinearTemperature, TemperatureCrossEntropyLoss
 from sksoftrank.modules import MLP
 from sksoftrank.training import (
@@ -101,13 +104,13 @@ def reference(member, kind, params):
 
 
 @st.composite
-def stacks(draw):
+def stacks(draw, batch_sizes):
     """Draw a stack of one to four members, most settings a member's own."""
     k = draw(st.integers(1, 4))
     seed = draw(st.integers(0, 1000))
     d, c = draw(st.integers(1, 7)), draw(st.integers(2, 6))
     n = draw(st.integers(5, 90))
-    batch_size = draw(st.sampled_from([1, 7, 16, 33, 128]))
+    batch_size = draw(st.sampled_from(batch_sizes))
     # Two units at least: with one, for a batch of one row, autograd swaps the factors
     # of a product.
     hidden = tuple(draw(st.lists(st.integers(2, 20), min_size=1, max_size=3)))
@@ -146,7 +149,7 @@ def stacks(draw):
 
 
 @settings(deadline=None, max_examples=60)
-@given(stack=stacks())
+@given(stack=stacks([1, 7, 16, 33, 128]))
 def test_deterministic_members_equal_autograd_to_the_last_bit(stack):
     members, kind = stack
     expected = [reference(m, kind, OPTIMIZERS[kind]) for m in members]
@@ -159,7 +162,8 @@ def test_deterministic_members_equal_autograd_to_the_last_bit(stack):
 
 
 @settings(deadline=None, max_examples=60)
-@given(stack=stacks())
+# Roundings add up over steps, and batches of one row make hundreds in five epochs.
+@given(stack=stacks([7, 16, 33, 128]))
 def test_fast_members_equal_autograd_to_a_rounding(stack):
     members, kind = stack
     expected = [reference(m, kind, OPTIMIZERS[kind])[0] for m in members]
@@ -416,3 +420,124 @@ def test_both_ways_print_an_epoch_a_line(blobs, capsys):
     assert {*engine[0], "dur"} == set(skorch[0])
     assert [row[0] for row in engine] == [row[0] for row in skorch]
     assert len(engine) == 5
+
+
+@pytest.mark.parametrize("rate", [1e20, 1e38])
+def test_a_last_step_that_diverges_is_an_error(rate):
+    # One step: no loss of training sees what it has done.
+    member = plain_member(n=16, n_epochs=1, rate=rate)
+    before = weights(member.module).clone()
+    train_stack([member], SGD if rate > 1e30 else ADAM)
+    assert isinstance(member.error, FloatingPointError)
+    assert "the last step of epoch 1" in str(member.error)
+    assert torch.equal(weights(member.module), before)
+
+
+def test_members_that_are_no_stack_are_refused():
+    with pytest.raises(ValueError, match="at least one member"):
+        train_stack([])
+    other = plain_member(batch_size=8)
+    with pytest.raises(ValueError, match="must agree in shapes"):
+        train_stack([plain_member(), other])
+    normalized = plain_member()
+    normalized.module = MLP(5, 3, (12, 8), normalization="layer", random_state=0)
+    with pytest.raises(ValueError, match="normalization='layer'"):
+        train_stack([normalized])
+
+
+# -- Fits of estimators as a stack -----------------------------------------------------
+
+
+def make_fits(X, y, n=3, **params):
+    return [
+        Fit(SoftRankMLPClassifier(8, max_epochs=3, random_state=k, **params), X, y)
+        for k in range(n)
+    ]
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_fits_share_the_rows_made_of_a_frame(blobs, monkeypatch, early_stopping):
+    X, y = blobs
+    seen = set()
+
+    def look(members, *args, **kwargs):
+        for member in members:
+            seen.add(member.batches.dataset.X.ctypes.data)
+            if member.valid is not None:
+                seen.add(member.valid.dataset.X.ctypes.data)
+        return train_stack(members, *args, **kwargs)
+
+    monkeypatch.setattr("sksoftrank.estimators._stacked_fit.train_stack", look)
+    frame = pd.DataFrame(X.astype(np.float32), columns=list("abcdef"))
+    fits = make_fits(frame, y, early_stopping=early_stopping, batch_size=32)
+    fit_stacked(fits)
+    assert len(seen) == 1
+    for fit in fits:
+        assert fit.error is None
+        assert fit.estimator.feature_names_in_.tolist() == list("abcdef")
+        alone = SoftRankMLPClassifier(**fit.estimator.get_params()).fit(frame, y)
+        np.testing.assert_array_equal(
+            alone.transform(frame), fit.estimator.transform(frame)
+        )
+
+
+def test_an_error_in_a_stack_is_its_fits_own(blobs, monkeypatch):
+    def fail(members, *args, **kwargs):
+        if members[0].module.activation == "tanh":
+            raise RuntimeError("out of memory")
+        return train_stack(members, *args, **kwargs)
+
+    monkeypatch.setattr("sksoftrank.estimators._stacked_fit.train_stack", fail)
+    fits = [*make_fits(*blobs, activation="tanh"), *make_fits(*blobs)]
+    fit_stacked(fits)
+    assert [str(fit.error) for fit in fits[:3]] == ["out of memory"] * 3
+    assert [fit.error for fit in fits[3:]] == [None] * 3
+
+
+class Interrupt(Callback):
+    def on_epoch_begin(self, net, **kwargs):
+        if net.history[-1, "epoch"] == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore:Training was interrupted")
+def test_ctrl_c_ends_fits_that_are_not_stacked(blobs):
+    with pytest.raises(KeyboardInterrupt):
+        fit_stacked(make_fits(*blobs, callbacks=[Interrupt()]))
+    with pytest.raises(KeyboardInterrupt):
+        fit_stacked(make_fits(*blobs), stop=StopFlag(is_set=True))
+
+
+def test_a_fit_holds_no_rows(blobs):
+    X, y = blobs
+    for callbacks in (None, [Nothing()]):
+        clf = SoftRankMLPClassifier(
+            8, max_epochs=3, early_stopping=True, callbacks=callbacks, random_state=0
+        ).fit(X, y)
+        assert clf.net_.train_split is None
+        stopping = dict(clf.net_.callbacks_)["early_stopping"]
+        assert stopping.best_model_weights_ is None
+
+
+def test_a_diverged_partial_fit_starts_the_optimizer_anew(blobs):
+    X, y = blobs
+    clf = SoftRankMLPClassifier(8, batch_size=16, random_state=0)
+    clf.partial_fit(X, y, classes=[0, 1, 2])
+    before = weights(clf.module_).clone()
+    spoilt = X.copy()
+    spoilt[-1] = 3e38  # Overflows somewhere in the epoch.
+    with pytest.raises(FloatingPointError):
+        clf.partial_fit(spoilt, y)
+    assert torch.equal(weights(clf.module_), before)
+    clf.partial_fit(X, y)
+    state = clf.net_.optimizer_.state_dict()["state"][0]
+    assert int(state["step"]) == 8  # of this call alone
+    assert state["exp_avg_sq"].isfinite().all()
+
+
+def test_arrays_mapped_from_a_file_are_predicted_with(blobs, tmp_path):
+    X, y = blobs
+    clf = SoftRankMLPClassifier(8, max_epochs=2, random_state=0).fit(X, y)
+    joblib.dump(clf, tmp_path / "clf.joblib")
+    mapped = joblib.load(tmp_path / "clf.joblib", mmap_mode="r")
+    np.testing.assert_array_equal(mapped.predict_proba(X), clf.predict_proba(X))

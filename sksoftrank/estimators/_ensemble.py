@@ -106,7 +106,9 @@ class SoftRankEnsembleClassifier(
     >>> from sksoftrank import SoftRankEnsembleClassifier, SoftRankMLPClassifier
     >>> X, y = load_digits(return_X_y=True)
     >>> ensemble = SoftRankEnsembleClassifier(
-    ...     SoftRankMLPClassifier(32, max_epochs=20), n_estimators=4, random_state=0
+    ...     SoftRankMLPClassifier(32, learning_rate=0.01, max_epochs=20),
+    ...     n_estimators=4,
+    ...     random_state=0,
     ... )
     >>> ensemble.fit(X / 16, y).score(X / 16, y) > 0.95
     True
