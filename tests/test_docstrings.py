@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import io
+import math
 import pkgutil
 import re
 
@@ -163,6 +164,8 @@ def documented_parameters(obj):
 
 def agrees(text, default):
     """Whether the text of a default stands for the value."""
+    if text == "nan":
+        return isinstance(default, float) and math.isnan(default)
     try:
         value = ast.literal_eval(text)
     except ValueError:
@@ -176,6 +179,8 @@ def agrees(text, default):
         ("1e-4", 0.0001, True),
         ('"auto"', "auto", True),
         ("None", None, True),
+        ("nan", float("nan"), True),
+        ("nan", 0.0, False),
         ("(1.0, 3.0)", (1.0, 3.0), True),
         ("torch.optim.Adam", dict, False),
         ("builtins.dict", dict, True),

@@ -38,7 +38,19 @@ _STACK_BYTES = 5 << 20
 
 @dataclass
 class StopFlag:
-    """Ends trainings in other threads; a copy in another process is its own."""
+    """Ends trainings in other threads; a copy in another process is its own.
+
+    Parameters
+    ----------
+    is_set : bool, default=False
+        Whether trainings that hold the flag end at their next block of batches.
+
+    Examples
+    --------
+    >>> from sksoftrank.training import StopFlag
+    >>> stop = StopFlag()
+    >>> stop.is_set = True
+    """
 
     is_set: bool = False
 
