@@ -280,9 +280,9 @@ class _Evaluation:
         n_workers = effective_n_jobs(n_jobs)
         chunks = self._chunks(jobs, n_workers)
         stop = StopFlag()
-        # Threads: a stack is mostly products, which leave the interpreter free, and
-        # shares the rows. `joblib.parallel_config` asks for processes or a cluster.
-        parallel = Parallel(n_jobs=n_jobs, pre_dispatch=pre_dispatch, prefer="threads")
+        # Processes by default, as in GridSearchCV: the many short calls of a step would
+        # wait for each other's interpreter lock in threads.
+        parallel = Parallel(n_jobs=n_jobs, pre_dispatch=pre_dispatch)
         threads = torch.get_num_threads()
         try:
             done = parallel(
@@ -546,8 +546,8 @@ class StackedGridSearchCV(_StackedSearch, GridSearchCV):
     scoring : str, callable, list, tuple or dict, default=None
         One metric or several; None takes the estimator's ``score``.
     n_jobs : int, default=None
-        Stacks trained at the same time, in threads; None means 1. Within
-        :func:`joblib.parallel_config` in processes or on a cluster.
+        Stacks trained at the same time, in processes; None means 1. Within
+        :func:`joblib.parallel_config` in threads or on a cluster.
     refit : bool, str or callable, default=True
         Whether, and by which metric or rule, the best candidate is fitted again on all
         rows.
@@ -636,8 +636,8 @@ class StackedRandomizedSearchCV(_StackedSearch, RandomizedSearchCV):
     scoring : str, callable, list, tuple or dict, default=None
         One metric or several; None takes the estimator's ``score``.
     n_jobs : int, default=None
-        Stacks trained at the same time, in threads; None means 1. Within
-        :func:`joblib.parallel_config` in processes or on a cluster.
+        Stacks trained at the same time, in processes; None means 1. Within
+        :func:`joblib.parallel_config` in threads or on a cluster.
     refit : bool, str or callable, default=True
         Whether, and by which metric or rule, the best candidate is fitted again on all
         rows.
