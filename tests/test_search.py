@@ -845,7 +845,8 @@ def test_an_interruption_ends_the_search(data, monkeypatch, where, n_jobs):
         )
     grid = {"net__temperature": [1, 9], "net__batch_size": [16, 32]}
     search = StackedGridSearchCV(estimator, grid, cv=3, n_jobs=n_jobs)
-    with pytest.raises(KeyboardInterrupt):
+    # In threads: the patches above do not reach other processes.
+    with joblib.parallel_config(backend="threading"), pytest.raises(KeyboardInterrupt):
         search.fit(*data)
     assert not hasattr(search, "cv_results_")
     assert not hasattr(search, "best_estimator_")
