@@ -107,7 +107,7 @@ def main() -> None:
         y = (X @ rng.standard_normal((d, c))).argmax(axis=1)
         task = (X, y, c, hidden, epochs)
         tasks = {f.__name__: (lambda f=f, t=task: f(*t)) for f in RIVALS}
-        times = interleaved(tasks, args.repeats)
+        times = interleaved(tasks, args.repeats, pause=0.2)
         r = ratios(times, "ours")
         case = f"{n} x {d} rows, {c} classes, {'-'.join(map(str, hidden))}"
         rows.append({"case": case, "epochs": epochs, "times_ours": r})
