@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sksoftrank import (
         compression,
+        corruptions,
         datasets,
         displays,
+        domains,
         estimators,
         inspection,
         losses,
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
     )
     from sksoftrank.compression import RankCompressor
     from sksoftrank.estimators import (
+        SoftRankClassifier,
+        SoftRankCNNClassifier,
         SoftRankEnsembleClassifier,
         SoftRankMLPClassifier,
+        SoftRankTransformerClassifier,
     )
     from sksoftrank.search import StackedGridSearchCV, StackedRandomizedSearchCV
     from sksoftrank.training import SoftRankNet
@@ -35,16 +40,21 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "RankCompressor": "compression",
+    "SoftRankCNNClassifier": "estimators",
+    "SoftRankClassifier": "estimators",
     "SoftRankEnsembleClassifier": "estimators",
     "SoftRankMLPClassifier": "estimators",
     "SoftRankNet": "training",
+    "SoftRankTransformerClassifier": "estimators",
     "StackedGridSearchCV": "search",
     "StackedRandomizedSearchCV": "search",
 }
 _SUBMODULES = (
     "compression",
+    "corruptions",
     "datasets",
     "displays",
+    "domains",
     "estimators",
     "inspection",
     "losses",
@@ -57,15 +67,20 @@ _SUBMODULES = (
 
 __all__ = [
     "RankCompressor",
+    "SoftRankCNNClassifier",
+    "SoftRankClassifier",
     "SoftRankEnsembleClassifier",
     "SoftRankMLPClassifier",
     "SoftRankNet",
+    "SoftRankTransformerClassifier",
     "StackedGridSearchCV",
     "StackedRandomizedSearchCV",
     "__version__",
     "compression",
+    "corruptions",
     "datasets",
     "displays",
+    "domains",
     "estimators",
     "inspection",
     "losses",

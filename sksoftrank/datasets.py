@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,37 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from sklearn.utils import Bunch
+from sklearn.utils import Bunch, check_random_state
 
 from sksoftrank import shifts
+from sksoftrank._sampling import stratified_order
 
-__all__ = ["load_digits_shift", "load_table", "synthetic_shifts"]
+__all__ = [
+    "load_cifar10",
+    "load_digits_shift",
+    "load_gas_drift",
+    "load_table",
+    "synthetic_shifts",
+]
 
 Array = npt.NDArray[Any]
+
+CIFAR10_NAMES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+CIFAR10_SHAPE = (3, 32, 32)
+# The order of the labels 1 to 6 in the UCI repository.
+GAS_NAMES = ("ethanol", "ethylene", "ammonia", "acetaldehyde", "acetone", "toluene")
+GAS_FEATURES = tuple(f"f{i:03d}" for i in range(1, 129))
 
 # What pandas decompresses by the name alone, ".tar" also below another: ".tar.gz".
 _COMPRESSIONS = {".bz2", ".gz", ".tar", ".xz", ".zip", ".zst"}
@@ -199,12 +225,239 @@ def load_table(
     )
 
 
-def _read(path: Path) -> Any:
+def load_cifar10(
+    folder: str | PathLike[str],
+    *,
+    n_train: int | None = None,
+    n_test: int | None = None,
+    random_state: int | np.random.RandomState | None = 0,
+) -> Bunch:
+    """Load CIFAR-10 from two Parquet files, all of it or a stratified part.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Where ``cifar10_train.parquet`` and ``cifar10_test.parquet`` are. Their
+        columns: ``image``, the bytes of a JPEG or PNG file, alone or under ``bytes``
+        in a struct, and ``label``, from 0 to 9.
+    n_train : int, default=None
+        Number of training images, with the share of each class kept; only those are
+        decoded. None takes all.
+    n_test : int, default=None
+        Number of test images, likewise.
+    random_state : int, RandomState instance or None, default=0
+        Seeds the choice of images. With the same int a larger part holds a smaller
+        one, and neither number changes the other part.
+
+    Returns
+    -------
+    Bunch
+        ``X_train`` (n_train, 3, 32, 32), ``X_test`` (n_test, 3, 32, 32) in float32
+        with values in [0, 1]; ``y_train`` (n_train,), ``y_test`` (n_test,) in int64;
+        ``target_names``, ten names; ``image_shape``. Images come in the order of the
+        files, which may be that of the classes: shuffle before cutting folds.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is not in the folder.
+    ValueError
+        If a file, a column or an image is not as above, or a number is not that of a
+        stratified part: from the number of classes to that of images.
+    ImportError
+        If pandas, pyarrow or Pillow is not installed.
+
+    References
+    ----------
+    A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
+
+    Examples
+    --------
+    >>> import io, tempfile
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from PIL import Image
+    >>> from sksoftrank.datasets import load_cifar10
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (32, 32), "white").save(file, format="jpeg")
+    >>> frame = pd.DataFrame({"image": [file.getvalue()] * 20, "label": [0, 1] * 10})
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for part in ("train", "test"):
+    ...     frame.to_parquet(folder / f"cifar10_{part}.parquet")
+    >>> cifar = load_cifar10(folder, n_train=4)
+    >>> cifar.X_train.shape, cifar.X_test.shape, sorted(cifar.y_train.tolist())
+    ((4, 3, 32, 32), (20, 3, 32, 32), [0, 0, 1, 1])
+    """
+    parts: dict[str, Any] = {}
+    for part, n in (("train", n_train), ("test", n_test)):
+        path = _file_in(folder, f"cifar10_{part}.parquet")
+        frame = _read(path, "load_cifar10")
+        _need_columns(frame, ("image", "label"), path)
+        y = frame["label"].to_numpy()
+        _need_codes("label", y, 9, path)
+        # A generator for each part: whatever n_train is, the test images stay.
+        rng = check_random_state(
+            np.random.RandomState() if random_state is None else random_state
+        )
+        rows = _stratified(y, n, f"n_{part}", rng)
+        parts[f"X_{part}"] = _decode(frame["image"].to_numpy()[rows], rows, path)
+        parts[f"y_{part}"] = y[rows].astype(np.int64)
+    return Bunch(**parts, target_names=list(CIFAR10_NAMES), image_shape=CIFAR10_SHAPE)
+
+
+def load_gas_drift(path: str | PathLike[str]) -> Bunch:
+    """Load the drift of a gas sensor array: six gases over months, a real shift.
+
+    Parameters
+    ----------
+    path : str or path-like
+        ``gas_drift.parquet``, or the folder it is in. Its columns: ``f001`` to
+        ``f128``, ``gas`` from 0 to 5, and ``batch``, the later the more recent.
+
+    Returns
+    -------
+    Bunch
+        ``X`` (n, 128) in float32, not scaled: the columns differ by five orders of
+        magnitude; ``y`` (n,) and ``domains`` (n,), gas and batch in int64;
+        ``feature_names``, ``target_names``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file or a column is not as above, or a value is missing.
+    ImportError
+        If pandas or pyarrow is not installed.
+
+    References
+    ----------
+    A. Vergara et al., "Chemical gas sensor drift compensation using classifier
+    ensembles", Sensors and Actuators B 166, 2012.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from sksoftrank.datasets import load_gas_drift
+    >>> frame = pd.DataFrame(1.0, range(4), [f"f{i:03d}" for i in range(1, 129)])
+    >>> path = Path(tempfile.mkdtemp()) / "gas_drift.parquet"
+    >>> frame.assign(gas=[0, 1, 0, 1], batch=[2, 2, 3, 3]).to_parquet(path)
+    >>> gas = load_gas_drift(path)
+    >>> gas.X.shape, gas.y.tolist(), gas.domains.tolist()
+    ((4, 128), [0, 1, 0, 1], [2, 2, 3, 3])
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _file_in(path, "gas_drift.parquet")
+    table = load_table(path, "gas", domain="batch")
+    if table.feature_names != list(GAS_FEATURES):
+        raise ValueError(
+            f"{path.name} must have the features f001 to f128, got "
+            f"{_shorten(table.feature_names)}. Check that it is the gas sensor data."
+        )
+    _need_codes("gas", table.target, 5, path)
+    _need_codes("batch", table.domain, 10, path)
+    return Bunch(
+        X=table.data.astype(np.float32),
+        y=table.target.astype(np.int64),
+        domains=table.domain.astype(np.int64),
+        feature_names=table.feature_names,
+        target_names=list(GAS_NAMES),
+    )
+
+
+def _file_in(folder: str | PathLike[str], name: str) -> Path:
+    path = Path(folder) / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"folder must hold {name}, got {str(folder)!r}, which does not. Pass the "
+            "folder where the data are."
+        )
+    return path
+
+
+def _need_columns(frame: Any, names: tuple[str, ...], path: Path) -> None:
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{path.name} must have the columns {', '.join(names)}, but "
+            f"{', '.join(missing)} is missing. It has: "
+            f"{_shorten(map(str, frame.columns))}."
+        )
+
+
+def _need_codes(name: str, codes: Array, most: int, path: Path) -> None:
+    if (
+        codes.dtype.kind not in "iu"
+        or len(codes) == 0
+        or codes.min() < 0
+        or codes.max() > most
+    ):
+        raise ValueError(
+            f"{name} in {path.name} must hold integers from 0 to {most}, got "
+            f"{_shorten(sorted(set(map(str, codes.tolist()))))}. Check the file, or "
+            "number them so."
+        )
+
+
+def _stratified(
+    y: Array, n: int | None, name: str, rng: np.random.RandomState
+) -> Array:
+    """Return the ascending places of `n` rows, each class with its share."""
+    if n is None:
+        return np.arange(len(y))
+    n_classes = len(np.unique(y))
+    if (
+        not isinstance(n, Integral)
+        or isinstance(n, bool)
+        or not n_classes <= n <= len(y)
+    ):
+        raise ValueError(
+            f"{name} must be an integer from {n_classes}, the number of classes, to "
+            f"{len(y)}, that of images, got {n!r}. Pass such a number, or None for all."
+        )
+    return np.sort(stratified_order(y, rng)[: int(n)])
+
+
+def _decode(files: Array, rows: Array, path: Path) -> Array:
+    """Return images (n, 3, 32, 32) in [0, 1] from the bytes of image files."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(
+            "load_cifar10 needs Pillow: pip install 'sksoftrank[image,table]'."
+        ) from error
+    pixels = np.empty((len(files), 32, 32, 3), dtype=np.uint8)
+    for i, file in enumerate(files):
+        content: Any = file.get("bytes") if isinstance(file, dict) else file
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                decoded = np.asarray(image.convert("RGB"))
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"image in {path.name} must hold the bytes of image files, but row "
+                f"{rows[i]} can't be decoded: {error}"
+            ) from error
+        if decoded.shape != (32, 32, 3):
+            raise ValueError(
+                f"image in {path.name} must hold images of 32 x 32 pixels, but row "
+                f"{rows[i]} has {decoded.shape[0]} x {decoded.shape[1]}."
+            )
+        pixels[i] = decoded
+    # Transposed while it is small; the copy to float32 is then contiguous.
+    images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
+    images /= 255
+    return images
+
+
+def _read(path: Path, caller: str = "load_table") -> Any:
     try:
         import pandas as pd
     except ImportError as error:
         raise ImportError(
-            "load_table needs pandas: pip install 'sksoftrank[table]'."
+            f"{caller} needs pandas: pip install 'sksoftrank[table]'."
         ) from error
     unpacked = path
     while unpacked.suffix in _COMPRESSIONS:
@@ -214,7 +467,13 @@ def _read(path: Path) -> Any:
             return pd.read_csv(path)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-    except (ImportError, MemoryError):
+    except ImportError as error:
+        if path.suffix != ".parquet":
+            raise
+        raise ImportError(
+            f"{caller} needs pyarrow for {path.name}: pip install 'sksoftrank[table]'."
+        ) from error
+    except MemoryError:
         raise
     except Exception as error:  # Each decompressor has errors of its own.
         raise ValueError(f"{path.name} can't be read: {error}") from error

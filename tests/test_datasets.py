@@ -1,14 +1,22 @@
-"""The loaders: digits with shifts, and tables from files."""
+"""The loaders: digits with shifts, CIFAR-10, gas sensors, and tables from files."""
 
+import io
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from sksoftrank import shifts
-from sksoftrank.datasets import load_digits_shift, load_table, synthetic_shifts
+from sksoftrank.datasets import (
+    load_cifar10,
+    load_digits_shift,
+    load_gas_drift,
+    load_table,
+    synthetic_shifts,
+)
 
 # Digits
 
@@ -76,6 +84,205 @@ def test_synthetic_shifts_take_severity_and_seed():
         "OffsetDrift",
     ]
     assert {(shift.severity, shift.random_state) for shift in made} == {(4, 9)}
+
+
+# CIFAR-10
+
+
+def image_file(number, size=(32, 32), kind="png"):
+    """Return the bytes of an image whose pixels all say its number."""
+    file = io.BytesIO()
+    Image.new("RGB", size, (number, 2 * number, 255)).save(file, format=kind)
+    return file.getvalue()
+
+
+def cifar_frame(n=60):
+    """Return `n` images: the classes 0 to 5 in turn, and the last a sixth."""
+    return pd.DataFrame(
+        {"image": [image_file(i) for i in range(n)], "label": np.arange(n) % 6}
+    ).astype({"label": np.int8})
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """Return a folder of 60 images to train on and 30 to test on."""
+    cifar_frame().to_parquet(tmp_path / "cifar10_train.parquet")
+    cifar_frame(30).to_parquet(tmp_path / "cifar10_test.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "Path"])
+def test_cifar_is_loaded_whole(cifar, kind):
+    data = load_cifar10(kind(cifar))
+    assert data.X_train.shape == (60, *data.image_shape) == (60, 3, 32, 32)
+    assert data.X_test.shape == (30, 3, 32, 32)
+    assert data.X_train.dtype == data.X_test.dtype == np.float32
+    assert data.X_train.flags.c_contiguous
+    assert data.y_train.dtype == data.y_test.dtype == np.int64
+    np.testing.assert_array_equal(data.y_train, np.arange(60) % 6)
+    colours = np.stack([np.arange(60), 2 * np.arange(60), np.full(60, 255)], 1) / 255
+    np.testing.assert_allclose(data.X_train[:, :, 5, 7], colours, rtol=1e-6)
+    assert np.ptp(data.X_train, axis=(2, 3)).max() == 0
+    assert len(data.target_names) == 10
+    assert data.target_names[9] == "truck"
+
+
+def test_cifar_in_structs_and_other_kinds_of_files(cifar):
+    frame = cifar_frame(6)
+    frame["image"] = [
+        {"bytes": image_file(40 * i, kind="jpeg"), "path": None} for i in range(6)
+    ]
+    frame.to_parquet(cifar / "cifar10_test.parquet")
+    data = load_cifar10(cifar, n_train=6)
+    np.testing.assert_allclose(255 * data.X_test[:, 0, 0, 0], 40 * np.arange(6), atol=3)
+
+
+def test_part_of_cifar_is_stratified_and_seeded(cifar):
+    whole = load_cifar10(cifar)
+    part = load_cifar10(cifar, n_train=30, n_test=12, random_state=1)
+    np.testing.assert_array_equal(np.bincount(part.y_train), np.full(6, 5))
+    np.testing.assert_array_equal(np.bincount(part.y_test), np.full(6, 2))
+    # Images beside their own labels, in the file's order.
+    numbers = np.rint(255 * part.X_train[:, 0, 0, 0]).astype(int)
+    assert (np.diff(numbers) > 0).all()
+    np.testing.assert_array_equal(part.y_train, numbers % 6)
+    np.testing.assert_array_equal(part.X_train, whole.X_train[numbers])
+
+    again = load_cifar10(cifar, n_train=30, n_test=12, random_state=1)
+    np.testing.assert_array_equal(again.X_train, part.X_train)
+    other = load_cifar10(cifar, n_train=30, n_test=12, random_state=2)
+    assert not np.array_equal(other.X_train, part.X_train)
+    generator = load_cifar10(
+        cifar, n_train=30, n_test=12, random_state=np.random.RandomState(1)
+    )
+    np.testing.assert_array_equal(generator.X_train, part.X_train)
+
+
+def test_parts_of_cifar_are_nested_and_apart(cifar):
+    small, large = (load_cifar10(cifar, n_train=n, n_test=12) for n in (12, 31))
+    small_numbers, large_numbers = (
+        set(np.rint(255 * data.X_train[:, 0, 0, 0]).tolist()) for data in (small, large)
+    )
+    assert small_numbers < large_numbers
+    np.testing.assert_array_equal(small.X_test, large.X_test)
+
+
+def test_only_the_part_is_decoded(cifar):
+    frame = cifar_frame()
+    keep = np.rint(255 * load_cifar10(cifar, n_train=6).X_train[:, 0, 0, 0])
+    frame.loc[~np.isin(np.arange(60), keep), "image"] = b"not an image"
+    frame.to_parquet(cifar / "cifar10_train.parquet")
+    assert load_cifar10(cifar, n_train=6).X_train.shape == (6, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"cifar10_train\.parquet must hold the bytes"):
+        load_cifar10(cifar)
+
+
+@pytest.mark.parametrize("n", [5, 61, 0, -1, 12.0, True, "12"])
+def test_size_of_a_part(cifar, n):
+    with pytest.raises(
+        ValueError, match="n_train must be an integer from 6, the number of classes, to"
+    ) as error:
+        load_cifar10(cifar, n_train=n)
+    assert f"got {n!r}" in str(error.value)
+    for n_train in (60, np.int64(60)):
+        assert len(load_cifar10(cifar, n_train=n_train).X_train) == 60
+
+
+def test_missing_cifar(cifar, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"folder must hold cifar10_train\.parquet, got"
+    ):
+        load_cifar10(tmp_path / "none")
+    (cifar / "cifar10_test.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"hold cifar10_test\.parquet") as error:
+        load_cifar10(cifar)
+    assert repr(str(cifar)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="image"), "but image is missing. It has: label"),
+        (
+            lambda f: f.assign(label=f.label + 5),
+            "label in .* from 0 to 9, got 10, 5, 6",
+        ),
+        (lambda f: f.assign(label=f.label - 1), "from 0 to 9, got -1, 0, 1"),
+        (lambda f: f.assign(label=f.label / 2), "from 0 to 9, got 0.0, 0.5"),
+        (lambda f: f.assign(label="cat"), "from 0 to 9, got cat"),
+        (lambda f: f[:0], "from 0 to 9, got"),
+        (
+            lambda f: f.assign(image=b"\xff\xd8"),
+            "bytes of image files, but row 0 can't",
+        ),
+        (lambda f: f.assign(image=7), "bytes of image files, but row 0 can't"),
+        (
+            lambda f: f.assign(image=image_file(3, size=(28, 32))),
+            "32 x 32 pixels, but row 0 has 32 x 28",
+        ),
+    ],
+)
+def test_files_that_are_not_cifar(cifar, change, message):
+    change(cifar_frame(6)).to_parquet(cifar / "cifar10_train.parquet")
+    with pytest.raises(ValueError, match=message):
+        load_cifar10(cifar)
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("PIL", "image,table"), ("pandas", "table"), ("pyarrow", "table")],
+)
+def test_what_cifar_needs(cifar, monkeypatch, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=rf"pip install 'sksoftrank\[{extra}\]'"):
+        load_cifar10(cifar)
+
+
+# Gas sensors
+
+
+def gas_frame(n=12):
+    X = np.arange(n * 128.0).reshape(n, 128)
+    frame = pd.DataFrame(X, columns=[f"f{i:03d}" for i in range(1, 129)])
+    return frame.assign(gas=np.arange(n) % 6, batch=2 + np.arange(n) // 4)
+
+
+def test_gas_drift(tmp_path):
+    path = tmp_path / "gas_drift.parquet"
+    gas_frame().to_parquet(path)
+    for where in (path, tmp_path, str(tmp_path)):
+        gas = load_gas_drift(where)
+        assert gas.X.dtype == np.float32
+        np.testing.assert_array_equal(gas.X, np.arange(12 * 128).reshape(12, 128))
+        np.testing.assert_array_equal(gas.y, np.arange(12) % 6)
+        np.testing.assert_array_equal(gas.domains, 2 + np.arange(12) // 4)
+        assert gas.y.dtype == gas.domains.dtype == np.int64
+        assert gas.feature_names[127] == "f128"
+        assert gas.target_names[5] == "toluene"
+
+
+def test_missing_gas_drift(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder must hold gas_drift\.parquet"):
+        load_gas_drift(tmp_path)
+    with pytest.raises(FileNotFoundError, match="path must be a file, got"):
+        load_gas_drift(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="f007"), "the features f001 to f128, got f001"),
+        (lambda f: f.drop(columns="batch"), "domain must be a column .* got 'batch'"),
+        (lambda f: f.assign(gas=f.gas + 1), "gas in .* from 0 to 5, got 1, 2"),
+        (lambda f: f.assign(gas=f.gas / 2), "gas in .* from 0 to 5, got 0.0"),
+        (lambda f: f.assign(batch="May"), "batch in .* from 0 to 10, got May"),
+    ],
+)
+def test_files_that_are_not_gas_drift(tmp_path, change, message):
+    path = tmp_path / "gas_drift.parquet"
+    change(gas_frame()).to_parquet(path)
+    with pytest.raises(ValueError, match=message):
+        load_gas_drift(path)
 
 
 # Tables
@@ -236,4 +443,11 @@ def test_pandas_is_optional(tmp_path, monkeypatch):
     path = write(tmp_path, FRAME)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"pip install 'sksoftrank\[table\]'"):
+        load_table(path, "label")
+
+
+def test_pyarrow_is_optional(tmp_path, monkeypatch):
+    path = write(tmp_path, FRAME, "table.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"needs pyarrow for table\.parquet: pip"):
         load_table(path, "label")

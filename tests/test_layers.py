@@ -15,9 +15,12 @@ FLOORS = {
     "rank": 0,
     "theory": 0,
     "shifts": 0,
+    "corruptions": 0,
+    "_sampling": 0,
     "losses": 0,
     "modules": 0,
     "datasets": 1,
+    "domains": 1,
     "compression": 1,
     "ood": 1,
     "training": 1,
@@ -34,6 +37,8 @@ OUTSIDE = {
     "rank": {"numpy", "scipy"},
     "theory": {"numpy", "scipy"},
     "shifts": {"numpy", "scipy", "sklearn"},
+    "corruptions": {"numpy", "scipy", "sklearn", "PIL"},
+    "_sampling": {"numpy"},
     "losses": {"torch"},
     "modules": {"torch"},
 }
@@ -82,6 +87,7 @@ def test_the_rule_sees_an_import_from_above(tmp_path):
     ("statement", "absent"),
     [
         ("import sksoftrank", {"matplotlib", "optuna", "pandas", "torch"}),
+        ("import sksoftrank.corruptions, sksoftrank.datasets", {"PIL", "torch"}),
         # scikit-learn itself imports pandas where it is installed.
         ("from sksoftrank import SoftRankMLPClassifier", {"matplotlib", "optuna"}),
         ("import sksoftrank.__main__", {"matplotlib", "optuna"}),

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from sksoftrank.modules import MLP
-from sksoftrank.modules._mlp import ACTIVATIONS, NORMALIZATIONS, Dropout
+from sksoftrank.modules._layers import ACTIVATIONS, Dropout
+from sksoftrank.modules._mlp import NORMALIZATIONS
 from sksoftrank.modules._protocol import EmbedHeadModule
 
 

@@ -3,194 +3,57 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
-from sklearn.base import (
-    BaseEstimator,
-    ClassifierMixin,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _fit_context,
-)
-from sklearn.utils import Tags, check_random_state, compute_class_weight, gen_batches
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.base import _fit_context
+from sklearn.utils import Tags, compute_class_weight
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
     check_classification_targets,
 )
 from sklearn.utils.validation import (
     _check_sample_weight,
-    assert_all_finite,
     check_is_fitted,
     validate_data,
 )
-from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
-from skorch.helper import predefined_split
+from skorch.callbacks import EarlyStopping
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Subset
 
 from sksoftrank.compression import RankCompressor
-from sksoftrank.estimators._data import encode, merge_duplicates, split_validation
-from sksoftrank.losses import TemperatureSchedule, as_schedule
-from sksoftrank.modules import MLP, EmbedHeadModule
-from sksoftrank.training import (
-    AccuracyStopping,
-    InMemoryDataset,
-    Member,
-    SoftRankNet,
-    train_stack,
+from sksoftrank.estimators._data import (
+    FloatArray,
+    Rows,
+    encode,
+    make_dataset,
+    merge_duplicates,
+    sample_rows,
+    split_validation,
 )
-from sksoftrank.training._batches import as_tensor
+from sksoftrank.estimators._inference import DTYPES, Inference
+from sksoftrank.estimators._recipe import RESERVED
+from sksoftrank.estimators._sources import is_arrow, is_stream, open_stream
+from sksoftrank.losses import as_schedule
+from sksoftrank.modules import MLP
+from sksoftrank.training import Member, SoftRankNet, StreamDataset, train_stack
+from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stopping import BestEpoch, interruption
 
 Array = npt.NDArray[Any]
-FloatArray = npt.NDArray[np.float64]
-Rows = InMemoryDataset | Subset[Any]
-
-# Class, parameters, and the base rate that learning_rate="auto" multiplies by the
-# square root of the temperature.
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], float]] = {
-    "adam": (torch.optim.Adam, {}, 1e-3),
-    "adamw": (torch.optim.AdamW, {}, 1e-3),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, 5e-2),
-}
-# Rows of a forward pass: its activations stay in the cache.
-INFERENCE_ROWS = 2048
-# Rows that the basis of the embedding is computed from, at most: ample for the leading
-# directions among a few hundred, and a fit of any size pays little for it.
-BASIS_ROWS = 4096
 # rank_ counts the singular values above this share of the largest.
 RANK_TOL = 1e-2
-# Arguments of the net that the estimator has a parameter of its own for.
-_RESERVED = {
-    *("module", "temperature", "lr", "max_epochs", "batch_size", "callbacks"),
-    *("train_split", "verbose", "device", "warm_start", "classes"),
-    "criterion__label_smoothing",
-}
 
 
-class BaseSoftRankClassifier(
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    ClassifierMixin,
-    BaseEstimator,
-    ABC,
-):
+class BaseSoftRankClassifier(Inference):
     """Base of the classifiers; a subclass adds the parameters of its module."""
-
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        "temperature": [Interval(Real, 0, None, closed="neither"), TemperatureSchedule],
-        "n_components": [
-            StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="neither"),
-            None,
-        ],
-        "compression_tol": [Interval(Real, 0, 1, closed="left")],
-        "optimizer": [StrOptions(set(OPTIMIZERS))],
-        "learning_rate": [
-            StrOptions({"auto"}),
-            Interval(Real, 0, None, closed="neither"),
-        ],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "lr_schedule": [StrOptions({"cosine", "constant"})],
-        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-        "warm_start": ["boolean"],
-        "callbacks": [list, tuple, None],
-        "net_params": [dict, None],
-        "device": [str, torch.device, HasMethods("type")],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
-    temperature: float | TemperatureSchedule
-    n_components: str | float | None
-    compression_tol: float
-    optimizer: str
-    learning_rate: str | float
-    weight_decay: float
-    lr_schedule: str
-    label_smoothing: float
-    max_grad_norm: float | None
-    max_epochs: int
-    batch_size: int
-    early_stopping: bool
-    validation_fraction: float
-    n_iter_no_change: int
-    tol: float
-    class_weight: dict[Any, float] | str | None
-    warm_start: bool
-    callbacks: list[Any] | None
-    net_params: dict[str, Any] | None
-    device: str | torch.device
-    random_state: int | np.random.RandomState | None
-    verbose: int
-
-    classes_: Array
-    net_: SoftRankNet
-
-    # -- What a subclass says of its module ----------------------------------------
-
-    @abstractmethod
-    def _module_recipe(
-        self, n_features: int
-    ) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
-        """Return the module's class and parameters, less n_classes and the seed."""
-
-    @abstractmethod
-    def _embedding_width(self) -> int:
-        """Return the width of the embedding, or raise where it can't be had."""
-
-    def _min_batch_size(self) -> int:
-        """Return the fewest rows that the module can train on."""
-        return 1
-
-    def _stacking_obstacle(self) -> str | None:
-        """Return why `train_stack` can't train the network; None if it can."""
-        if self.callbacks:
-            return "callbacks ask for skorch's loop"
-        if self.net_params:
-            return "net_params ask for skorch's net"
-        return self._module_obstacle()
-
-    def _stack_key(self) -> tuple[Hashable, ...]:
-        """Return what estimators must agree in to train as one stack."""
-        raise NotImplementedError
-
-    def _stack_size(
-        self, n_features: int, n_classes: int, n_networks: int, n_workers: int
-    ) -> int:
-        """Return how many such networks should train as one stack."""
-        raise NotImplementedError
-
-    def _stack_bytes(self, n_features: int, n_classes: int, n_networks: int) -> int:
-        """Return the bytes that training a stack of such networks takes."""
-        raise NotImplementedError
-
-    def _module_obstacle(self) -> str | None:
-        """Return why `train_stack` can't train the module; None if it can."""
-        return f"{type(self).__name__}'s network is not a plain MLP"
 
     # -- Training ------------------------------------------------------------------
 
@@ -198,18 +61,21 @@ class BaseSoftRankClassifier(
     def fit(
         self,
         X: npt.ArrayLike,
-        y: npt.ArrayLike,
+        y: npt.ArrayLike | str | None = None,
         sample_weight: npt.ArrayLike | None = None,
     ) -> Self:
         """Train the network on `X` and `y`, then find the basis of its embedding.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows. float32 and C-contiguous arrays, memory maps included, are
-            used where they lie.
-        y : array-like of shape (n_samples,)
-            Labels, of any type that scikit-learn takes for classes.
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Training rows. C-contiguous arrays of floats or of uint8, memory maps
+            included, are used where they lie. A torch Dataset of pairs (row, label), or
+            an Arrow dataset, is read in passes and never held whole: one pass checks
+            it, one for each epoch trains, and one more finds the basis.
+        y : array-like of shape (n_samples,) or str, default=None
+            Labels, of any type that scikit-learn takes for classes; the name of their
+            column where `X` is an Arrow dataset, None where it is a torch Dataset.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the rows.
 
@@ -227,12 +93,16 @@ class BaseSoftRankClassifier(
         """
         with self._unchanged_on_error():
             training = self._prepare(X, y, sample_weight)
+            self._train(training)
+            self._complete(training)
+        return self
+
+    def _train(self, training: Training) -> None:
+        with matmul_precision(self.precision, training.net.device):
             if training.member is None:
                 training.net.partial_fit(training.dataset)
             else:
                 train_stack([training.member], *self._optimizer())
-            self._complete(training)
-        return self
 
     def _prepare(
         self,
@@ -246,7 +116,38 @@ class BaseSoftRankClassifier(
 
         Fits of the same `X` and `y` share the arrays made of them in `validated`.
         """
-        warm = self.warm_start and hasattr(self, "net_")
+        if is_stream(X):
+            dataset: Rows | StreamDataset = self._open_training(X, y, sample_weight)
+            valid_dataset = None
+            seeds = self._draw_seeds()
+        else:
+            rows = self._read_training(X, y, sample_weight, validated)
+            # After the checks: a random state of the user's is left alone by an error.
+            seeds = self._draw_seeds()
+            train = valid = valid_dataset = None
+            if self.early_stopping:
+                train, valid = split_validation(
+                    rows[1], self.validation_fraction, seeds["split"]
+                )
+                valid_dataset = make_dataset(*rows, valid)
+            dataset = make_dataset(*rows, train)
+        net = self._make_net(seeds, self.max_epochs, valid_dataset)
+        self._initialize(net)
+        if self.warm_start and hasattr(self, "net_"):
+            self._load_weights(net)
+        member = None
+        if self._stacking_obstacle() is None and not isinstance(dataset, StreamDataset):
+            member = self._make_member(net, dataset, valid_dataset)
+        return Training(net, dataset, seeds["rows"], member)
+
+    def _read_training(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: npt.ArrayLike | None,
+        validated: dict[tuple[int, int], Any] | None,
+    ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
+        """Return rows, codes and weights; set the classes."""
         key = (id(X), id(y))
         if validated is not None and key in validated:
             # Converted once for all fits of a stack; the columns' names are each one's.
@@ -257,38 +158,93 @@ class BaseSoftRankClassifier(
             if validated is not None:
                 validated[key] = (X, labels)
         classes, codes = np.unique(labels, return_inverse=True)
+        self._set_classes(classes)
+        self._check_settings(X.shape[0])
+        return self._weigh(X, codes.astype(np.int64, copy=False), sample_weight)
+
+    def _open_training(
+        self, X: Any, target: Any, sample_weight: Any, classes: Array | None = None
+    ) -> StreamDataset:
+        """Return a stream as a dataset, after a pass that checks it; set the classes.
+
+        `classes` are those of a fit before.
+        """
+        if sample_weight is not None:
+            raise ValueError(
+                "sample_weight must be None where X is a Dataset, got "
+                f"{type(sample_weight).__name__}. Use class_weight, or arrays."
+            )
+        if self.early_stopping and classes is None:
+            raise ValueError(
+                "early_stopping must be False where X is a Dataset, whose rows can't "
+                "be held out, got True. Set max_epochs, or use arrays."
+            )
+        chunks = open_stream(X, target)
+        counts: dict[Any, int] = {}
+        first = not hasattr(self, "net_") or classes is None
+        for rows, labels in chunks():
+            if labels is None:
+                raise ValueError(
+                    "X must yield pairs (row, label), got rows alone. Yield pairs, or "
+                    "name the column of the labels by y."
+                )
+            if first:
+                self._take_shape(rows.shape[1:])
+                first = False
+            self._check_chunk(rows)
+            check_classification_targets(labels)
+            values, numbers = np.unique(labels, return_counts=True)
+            for label, number in zip(values, numbers.tolist(), strict=True):
+                counts[label] = counts.get(label, 0) + number
+        if not counts:
+            raise ValueError(
+                "X must yield at least one row, got none. Check where it reads from."
+            )
+        n_rows = sum(counts.values())
+        if is_arrow(X):
+            names = [name for name in X.schema.names if name != target]
+            self.feature_names_in_ = np.array(names, dtype=object)
+        seen = np.array(sorted(counts))
+        if classes is None:
+            self._set_classes(seen)
+        else:
+            encode(seen, classes)
+        self._check_settings(n_rows)
+        known, by_class = self.classes_, None
+        if self.class_weight is not None:
+            by_class = np.ones(len(known))
+            weights = [float(counts[label]) for label in seen]
+            by_class[encode(seen, known)] = compute_class_weight(
+                self.class_weight, classes=seen, y=seen, sample_weight=weights
+            )
+            by_class /= np.average(by_class[encode(seen, known)], weights=weights)
+        return StreamDataset(
+            lambda: (
+                (self._check_chunk(rows), encode(np.asarray(labels), known))
+                for rows, labels in chunks()
+            ),
+            n_rows,
+            by_class,
+        )
+
+    def _take_shape(self, shape: tuple[int, ...]) -> None:
+        """Take note of the shape of a stream's rows."""
+        self.n_features_in_ = int(np.prod(shape))
+
+    def _set_classes(self, classes: Array) -> None:
         if len(classes) < 2:
             raise ValueError(
                 "y must hold at least two classes, got one class, "
                 f"{classes.tolist()[0]!r}. Add rows of another."
             )
+        warm = self.warm_start and hasattr(self, "net_")
         if warm and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 "warm_start=True needs the classes of the previous fit, "
                 f"{self.classes_.tolist()}, got {classes.tolist()}. Set "
                 "warm_start=False to start anew."
             )
-        self._check_settings(X)
-        X, codes, weight = self._weigh(
-            X, codes.astype(np.int64, copy=False), sample_weight, classes
-        )
         self.classes_ = classes
-        seeds = self._draw_seeds()
-        train = valid = None
-        if self.early_stopping:
-            train, valid = split_validation(
-                codes, self.validation_fraction, seeds["split"]
-            )
-        dataset = make_dataset(X, codes, weight, train)
-        valid_dataset = None if valid is None else make_dataset(X, codes, weight, valid)
-        net = self._make_net(seeds, self.max_epochs, valid_dataset)
-        net.initialize()
-        if warm:
-            self._load_weights(net, self.net_.module_.state_dict())
-        member = None
-        if self._stacking_obstacle() is None:
-            member = self._make_member(net, dataset, valid_dataset)
-        return Training(net, dataset, seeds["rows"], member)
 
     def _complete(self, training: Training, *, compress: bool = True) -> None:
         """Set the fitted attributes once the network is trained."""
@@ -316,7 +272,7 @@ class BaseSoftRankClassifier(
     def partial_fit(
         self,
         X: npt.ArrayLike,
-        y: npt.ArrayLike,
+        y: npt.ArrayLike | str | None = None,
         classes: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
     ) -> Self:
@@ -329,10 +285,10 @@ class BaseSoftRankClassifier(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,)
-            Labels.
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Training rows, as in `fit`.
+        y : array-like of shape (n_samples,) or str, default=None
+            Labels, as in `fit`.
         classes : array-like of shape (n_classes,), default=None
             All labels that will ever come; required at the first call.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -364,12 +320,14 @@ class BaseSoftRankClassifier(
                     "classes must name at least two classes, got "
                     f"{self.classes_.tolist()}. Name all that will ever come."
                 )
-            X, labels = self._validate_training_data(X, y, reset=not fitted)
-            codes = encode(labels, self.classes_)
-            self._check_settings(X)
-            X, codes, weight = self._weigh(X, codes, sample_weight, self.classes_)
-            dataset = make_dataset(X, codes, weight)
-
+            dataset: Rows | StreamDataset
+            if is_stream(X):
+                dataset = self._open_training(X, y, sample_weight, self.classes_)
+            else:
+                rows, labels = self._validate_training_data(X, y, reset=not fitted)
+                codes = encode(labels, self.classes_)
+                self._check_settings(rows.shape[0])
+                dataset = make_dataset(*self._weigh(rows, codes, sample_weight))
             seeds = self._draw_seeds()
             if fitted and self._is_incremental:
                 net = self.net_
@@ -380,10 +338,10 @@ class BaseSoftRankClassifier(
                 )
             else:
                 net = self._make_net(seeds, 1, None, incremental=True)
-                net.initialize()
+                self._initialize(net)
                 if fitted:
-                    self._load_weights(net, self.net_.module_.state_dict())
-            net.partial_fit(dataset)
+                    self._load_weights(net)
+            self._train(Training(net, dataset, seeds["rows"], None))
             history = self.history_ if fitted else []
             self._finish(net, history=history)
             self._find_basis(dataset, seeds["rows"])
@@ -406,33 +364,21 @@ class BaseSoftRankClassifier(
     def _validate_training_data(
         self, X: Any, y: Any, *, reset: bool
     ) -> tuple[Any, Array]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            dtype=[np.float64, np.float32],
-            order="C",
-            reset=reset,
+        X, y = self._validate(
+            X, y, accept_sparse="csr", dtype=DTYPES, order="C", reset=reset
         )
         check_classification_targets(y)
         return X, y
 
-    def _check_settings(self, X: Any) -> None:
+    def _check_settings(self, n_rows: int) -> None:
         """Check what the parameters' own ranges don't say."""
-        width = self._embedding_width()
-        if isinstance(self.n_components, Integral) and self.n_components > width:
+        if min(self.batch_size, n_rows) < self._min_batch_size():
             raise ValueError(
-                f"n_components must be at most {width}, the width of the embedding, "
-                f"got {self.n_components}. Lower it, or use 'auto'."
-            )
-        if min(self.batch_size, X.shape[0]) < self._min_batch_size():
-            raise ValueError(
-                f"batch_size={self.batch_size} and {X.shape[0]} rows of X must both be "
+                f"batch_size={self.batch_size} and {n_rows} rows of X must both be "
                 f"at least {self._min_batch_size()} for a module with "
                 "normalization='batch'. Raise them, or use normalization='layer'."
             )
-        reserved = _RESERVED.intersection(self.net_params or {})
+        reserved = RESERVED.intersection(self.net_params or {})
         if reserved:
             raise ValueError(
                 f"net_params must leave {sorted(reserved)} to the estimator, got "
@@ -440,38 +386,11 @@ class BaseSoftRankClassifier(
             )
         self._resolve_device()
 
-    def _resolve_device(self) -> torch.device:
-        if self.device == "auto":
-            if torch.cuda.is_available():
-                return torch.device("cuda")
-            mps = torch.backends.mps.is_available()
-            return torch.device("mps" if mps else "cpu")
-        try:
-            device = torch.device(self.device)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                "device must be 'auto' or a name that torch knows, such as 'cpu' or "
-                f"'cuda:0', got {self.device!r}. Use 'auto'."
-            ) from error
-        available = {
-            "cpu": True,
-            "cuda": torch.cuda.is_available()
-            and (device.index or 0) < torch.cuda.device_count(),
-            "mps": torch.backends.mps.is_available(),
-        }
-        if not available.get(device.type, False):
-            raise ValueError(
-                f"device must be one that this machine offers, got {self.device!r}. "
-                "Use 'auto' to take the best there is, or 'cpu'."
-            )
-        return device
-
     def _weigh(
         self,
         X: Any,
         codes: npt.NDArray[np.int64],
         sample_weight: npt.ArrayLike | None,
-        classes: Array,
     ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
         """Return rows, codes and weights with mean one, None where all are equal."""
         if X.shape[0] > self.batch_size and sample_weight is self.class_weight is None:
@@ -482,8 +401,8 @@ class BaseSoftRankClassifier(
         if self.class_weight is not None:
             by_class = compute_class_weight(
                 self.class_weight,
-                classes=classes,
-                y=classes[codes],
+                classes=self.classes_,
+                y=self.classes_[codes],
                 sample_weight=weight,
             )
             weight = weight * by_class[codes]
@@ -500,114 +419,6 @@ class BaseSoftRankClassifier(
         if (weight == weight[0]).all():
             return X, codes, None
         return X, codes, weight / weight.mean()
-
-    def _draw_seeds(self) -> dict[str, int]:
-        """Return seeds for each use of chance."""
-        names = ("module", "order", "split", "rows")
-        return dict(zip(names, draw_seeds(self.random_state, len(names)), strict=True))
-
-    # -- The net -------------------------------------------------------------------
-
-    def _last_temperature(self) -> float:
-        return as_schedule(self.temperature)(1.0)
-
-    def _first_learning_rate(self, *, incremental: bool = False) -> float:
-        if self.learning_rate != "auto":
-            return float(self.learning_rate)
-        progress = 1.0 if incremental else 0.0
-        base = OPTIMIZERS[self.optimizer][2]
-        return base * math.sqrt(as_schedule(self.temperature)(progress))
-
-    def _learning_rate_factors(self) -> list[float]:
-        """Return each epoch's learning rate over the first's.
-
-        The rate follows the square root of a scheduled temperature, and half a cosine
-        down.
-        """
-        epochs = range(self.max_epochs)
-        factors = [1.0 for _ in epochs]
-        if self.lr_schedule == "cosine":
-            factors = [
-                (1 + math.cos(math.pi * e / self.max_epochs)) / 2 for e in epochs
-            ]
-        if self.learning_rate == "auto":
-            values = as_schedule(self.temperature).values(self.max_epochs)
-            factors = [
-                factor * math.sqrt(value / values[0])
-                for factor, value in zip(factors, values, strict=True)
-            ]
-        return factors
-
-    def _make_net(
-        self,
-        seeds: dict[str, int],
-        max_epochs: int,
-        valid_dataset: Rows | None,
-        *,
-        incremental: bool = False,
-    ) -> SoftRankNet:
-        callbacks: list[Any] = []
-        if not incremental:
-            factors = self._learning_rate_factors()
-            if len(set(factors)) > 1:
-                # torch asks once more after the last epoch.
-                factors.append(factors[-1])
-                scheduler = LRScheduler(
-                    LambdaLR, lr_lambda=factors.__getitem__, event_name=None
-                )
-                callbacks.append(("lr_schedule", scheduler))
-        if self.max_grad_norm is not None:
-            callbacks.append(
-                ("max_grad_norm", GradientNormClipping(self.max_grad_norm))
-            )
-        if valid_dataset is not None:
-            stopping = AccuracyStopping(
-                patience=self.n_iter_no_change, threshold=self.tol, load_best=True
-            )
-            callbacks.append(("early_stopping", stopping))
-        callbacks.extend(copy.deepcopy(self.callbacks or []))
-
-        module, module_params = self._module_recipe(self.n_features_in_)
-        optimizer, optimizer_params, _ = OPTIMIZERS[self.optimizer]
-        net_params = {
-            "optimizer": optimizer,
-            **{f"optimizer__{name}": v for name, v in optimizer_params.items()},
-            "optimizer__fused": True,
-            "optimizer__weight_decay": self.weight_decay,
-        }
-        given = self.net_params or {}
-        if "optimizer" in given:  # Then these are not its parameters.
-            net_params = {}
-        if not self.verbose:  # It would format its table all the same.
-            net_params["callbacks__print_log"] = None
-        temperature = self._last_temperature() if incremental else self.temperature
-        return SoftRankNet(
-            module,
-            **{f"module__{name}": value for name, value in module_params.items()},
-            module__n_classes=len(self.classes_),
-            module__random_state=seeds["module"],
-            temperature=temperature,
-            lr=self._first_learning_rate(incremental=incremental),
-            max_epochs=max_epochs,
-            batch_size=self.batch_size,
-            criterion__label_smoothing=self.label_smoothing,
-            train_split=None
-            if valid_dataset is None
-            else predefined_split(valid_dataset),
-            callbacks=callbacks,
-            classes=np.arange(len(self.classes_)),
-            verbose=int(self.verbose),
-            device=str(self._resolve_device()),
-            **{
-                "iterator_train__random_state": np.random.default_rng(seeds["order"]),
-                "iterator_train__min_batch_size": self._min_batch_size(),
-                **net_params,
-                **given,
-            },
-        )
-
-    def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-        return OPTIMIZERS[self.optimizer][:2]
 
     def _make_member(
         self,
@@ -638,8 +449,21 @@ class BaseSoftRankClassifier(
             on_epoch=partial(_record_epoch, net),
         )
 
-    def _load_weights(self, net: SoftRankNet, weights: dict[str, Tensor]) -> None:
+    def _initialize(self, net: SoftRankNet) -> None:
+        net.initialize()
+        width = net.module_.embedding_width
+        if isinstance(self.n_components, Integral) and self.n_components > width:
+            raise ValueError(
+                f"n_components must be at most {width}, the width of the embedding, "
+                f"got {self.n_components}. Lower it, or use 'auto'."
+            )
+
+    def _load_weights(self, net: SoftRankNet) -> None:
+        """Start a net from the weights of the previous fit."""
+        weights = self.module_.state_dict()
         own = net.module_.state_dict()
+        if self.compile:  # Its wrapper's names have a prefix.
+            weights = dict(zip(own, weights.values(), strict=True))
         if {k: v.shape for k, v in own.items()} != {
             k: v.shape for k, v in weights.items()
         }:
@@ -667,7 +491,7 @@ class BaseSoftRankClassifier(
                 callback.best_model_weights_ = None
         self.net_ = net
 
-    def _find_basis(self, dataset: Rows, seed: int) -> None:
+    def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
         """Set the fitted attributes that `transform` needs, from the training rows."""
         X, codes, weight = sample_rows(dataset, seed)
         self._fit_compressor(X, codes, weight, self.n_components, self.compression_tol)
@@ -748,190 +572,6 @@ class BaseSoftRankClassifier(
         self._fit_compressor(X, codes, weight, n_components, tol)
         return self
 
-    # -- Inference -----------------------------------------------------------------
-
-    @property
-    def module_(self) -> EmbedHeadModule:
-        """The trained network."""
-        try:
-            return self.__dict__["net_"].module_
-        except KeyError:
-            raise AttributeError(
-                f"This {type(self).__name__} has no module_ before it is fitted."
-            ) from None
-
-    def _validate_rows(self, X: Any) -> Any:
-        X = validate_data(
-            self,
-            X,
-            accept_sparse="csr",
-            dtype=[np.float64, np.float32],
-            ensure_all_finite=False,
-            reset=False,
-        )
-        # torch sums several times as fast as scikit-learn's check; where the sum is not
-        # finite, that check finds out why.
-        writeable = (
-            isinstance(X, np.ndarray) and X.flags.writeable and min(X.strides) >= 0
-        )
-        if not (writeable and torch.from_numpy(X).sum().isfinite()):
-            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
-        return X
-
-    def _infer(
-        self, X: Any, compute: Callable[[EmbedHeadModule, Tensor], Tensor]
-    ) -> Array:
-        """Return what `compute` makes of the rows, in the dtype of `X`.
-
-        In double precision where `X` is: a row's result then does not depend on which
-        rows come with it, to more digits than anyone compares.
-        """
-        device = torch.device(self.net_.device)
-        module = self.module_
-        double = X.dtype == np.float64 and device.type != "mps"
-        if double:
-            module = copy.deepcopy(module).double()
-        output: Tensor | None = None
-        with torch.inference_mode():
-            for rows in gen_batches(X.shape[0], INFERENCE_ROWS):
-                chunk = X[rows].toarray() if sparse.issparse(X) else X[rows]
-                part = compute(module, as_tensor(chunk, double=double).to(device))
-                if output is None:
-                    # In one piece: parts kept apart would cut up the memory that the
-                    # activations are freed to, and each chunk would fault in new pages.
-                    output = part.new_empty(X.shape[0], *part.shape[1:], device="cpu")
-                output[rows] = part
-        assert output is not None  # There is a row at least.
-        result: Array = output.numpy()
-        # Indices from predict stay integers.
-        return (
-            result.astype(X.dtype, copy=False) if result.dtype.kind == "f" else result
-        )
-
-    def decision_function(self, X: npt.ArrayLike) -> Array:
-        """Return the logits over the temperature the network was trained at.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes) or (n_samples,)
-            What the softmax turns into probabilities; for two classes the difference
-            in favour of ``classes_[1]``.
-        """
-        check_is_fitted(self)
-        temperature = self.temperature_
-        scores = self._infer(
-            self._validate_rows(X), lambda module, x: module(x) / temperature
-        )
-        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def predict(self, X: npt.ArrayLike) -> Array:
-        """Return the most probable class of each row.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Elements of ``classes_``.
-        """
-        check_is_fitted(self)
-        codes = self._infer(
-            self._validate_rows(X), lambda module, x: module(x).max(dim=1).indices
-        )
-        return self.classes_[codes]
-
-    def predict_proba(self, X: npt.ArrayLike) -> Array:
-        """Return ``softmax(logits / temperature_)``.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Probabilities, in the order of ``classes_``.
-        """
-        check_is_fitted(self)
-        return self._probabilities(self._validate_rows(X))
-
-    def _probabilities(self, X: Any) -> Array:
-        logits = self._infer(X, lambda module, x: module(x))
-        return _softmax_(torch.from_numpy(logits), self.temperature_).numpy()
-
-    def predict_log_proba(self, X: npt.ArrayLike) -> Array:
-        """Return the logarithm of `predict_proba`, without its underflow.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Log-probabilities, in the order of ``classes_``.
-        """
-        check_is_fitted(self)
-        temperature = self.temperature_
-        return self._infer(
-            self._validate_rows(X),
-            lambda module, x: torch.log_softmax(module(x) / temperature, dim=1),
-        )
-
-    def embed(self, X: npt.ArrayLike) -> Array:
-        """Return the full penultimate representation.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, d)
-            What the head turns into logits.
-        """
-        check_is_fitted(self)
-        return self._embed(self._validate_rows(X))
-
-    def _embed(self, X: Any) -> Array:
-        return self._infer(X, lambda module, x: module.embed(x))
-
-    def transform(self, X: npt.ArrayLike) -> Array:
-        """Return the embedding, projected on its leading directions.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_components_)
-            Coordinates along ``compressor_.components_``, in the dtype of `X`.
-        """
-        check_is_fitted(self)
-        X = self._validate_rows(X)
-        # Copies into torch's memory, whose alignment the last digits depend on.
-        basis = torch.tensor(self.compressor_.components_).T
-        offset = -torch.tensor(self.compressor_.mean_) @ basis
-
-        def project(module: EmbedHeadModule, x: Tensor) -> Tensor:
-            z = module.embed(x)
-            return torch.addmm(offset.to(z), z, basis.to(z))
-
-        return self._infer(X, project)
-
     # -- scikit-learn's conventions --------------------------------------------------
 
     @property
@@ -953,7 +593,7 @@ class BaseSoftRankClassifier(
             state["_net_recipe"] = (net.module, net.get_params_for("module"))
             state["_weights"] = {
                 name: tensor.numpy(force=True)
-                for name, tensor in net.module_.state_dict().items()
+                for name, tensor in self.module_.state_dict().items()
             }
             state["_is_incremental"] = False  # Its optimizer is gone.
         return state
@@ -990,7 +630,7 @@ class Training:
     """What a fit is going to train; `member` is None where skorch is asked for."""
 
     net: SoftRankNet
-    dataset: Rows
+    dataset: Rows | StreamDataset
     seed: int
     member: Member | None
 
@@ -1002,57 +642,6 @@ def _record_epoch(net: SoftRankNet, member: Member) -> None:
         net.history.record(name, value)
     if net.verbose:
         dict(net.callbacks_)["print_log"].on_epoch_end(net)
-
-
-def draw_seeds(
-    random_state: int | np.random.RandomState | None, n_seeds: int
-) -> list[int]:
-    """Return seeds, so that no global generator is used."""
-    if random_state is None:
-        random_state = np.random.RandomState()  # Fresh entropy, not numpy's global one.
-    rng = check_random_state(random_state)
-    return rng.randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
-
-
-def _softmax_(logits: Tensor, temperature: float) -> Tensor:
-    """Turn logits (n, c) into probabilities in place.
-
-    Several times as fast as torch's own softmax, which takes short rows one by one.
-    """
-    logits -= logits.amax(dim=1, keepdim=True)
-    logits.div_(temperature).exp_()
-    return logits.div_(logits.sum(dim=1, keepdim=True))
-
-
-def make_dataset(
-    X: Any,
-    codes: npt.NDArray[np.int64],
-    weight: FloatArray | None,
-    rows: npt.NDArray[np.intp] | None = None,
-) -> Rows:
-    """Return all rows as a dataset, or a part of them without a copy."""
-    dataset = InMemoryDataset(X, codes, weight)
-    return dataset if rows is None else Subset(dataset, rows)  # type: ignore[arg-type]
-
-
-def sample_rows(
-    dataset: Rows, seed: int
-) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
-    """Return at most `BASIS_ROWS` rows, codes and weights of a dataset."""
-    rows = None
-    source: Any = dataset
-    if isinstance(dataset, Subset):
-        rows, source = np.asarray(dataset.indices), dataset.dataset
-    X, codes, weight = source.X, source.y, source.sample_weight
-    n_rows = X.shape[0] if rows is None else len(rows)
-    if n_rows > BASIS_ROWS:
-        rng = np.random.default_rng(seed)
-        sample = np.sort(rng.choice(n_rows, BASIS_ROWS, replace=False))
-        rows = sample if rows is None else rows[sample]
-    if rows is not None:
-        X, codes = X[rows], codes[rows]
-        weight = None if weight is None else weight[rows]
-    return X, codes, weight
 
 
 def _public_record(record: dict[str, Any]) -> dict[str, Any]:

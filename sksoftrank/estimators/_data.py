@@ -8,8 +8,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from torch.utils.data import Subset
+
+from sksoftrank.training import InMemoryDataset, StreamDataset
+from sksoftrank.training._stream import sample_stream
 
 Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
+Rows = InMemoryDataset | Subset[Any]
+# Rows that the basis of the embedding is computed from, at most: ample for the leading
+# directions among a few hundred, and a fit of any size pays little for it.
+BASIS_ROWS = 4096
 
 
 def encode(y: Array, classes: Array) -> npt.NDArray[np.int64]:
@@ -66,3 +76,48 @@ def split_validation(
         stratify=codes if can_stratify else None,
     )
     return train, valid
+
+
+def draw_seeds(
+    random_state: int | np.random.RandomState | None, n_seeds: int
+) -> list[int]:
+    """Return seeds, so that no global generator is used."""
+    if random_state is None:
+        random_state = np.random.RandomState()  # Fresh entropy, not numpy's global one.
+    rng = check_random_state(random_state)
+    return rng.randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
+
+
+def make_dataset(
+    X: Any,
+    codes: npt.NDArray[np.int64],
+    weight: FloatArray | None,
+    rows: npt.NDArray[np.intp] | None = None,
+) -> Rows:
+    """Return all rows as a dataset, or a part of them without a copy."""
+    dataset = InMemoryDataset(X, codes, weight)
+    return dataset if rows is None else Subset(dataset, rows)  # type: ignore[arg-type]
+
+
+def sample_rows(
+    dataset: Rows | StreamDataset, seed: int
+) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
+    """Return at most `BASIS_ROWS` rows, codes and weights of a dataset."""
+    if isinstance(dataset, StreamDataset):
+        X, codes = sample_stream(dataset.chunks(), BASIS_ROWS, seed)
+        by_class = dataset.class_weight
+        return X, codes, None if by_class is None else by_class[codes]
+    rows = None
+    source: Any = dataset
+    if isinstance(dataset, Subset):
+        rows, source = np.asarray(dataset.indices), dataset.dataset
+    X, codes, weight = source.X, source.y, source.sample_weight
+    n_rows = X.shape[0] if rows is None else len(rows)
+    if n_rows > BASIS_ROWS:
+        rng = np.random.default_rng(seed)
+        sample = np.sort(rng.choice(n_rows, BASIS_ROWS, replace=False))
+        rows = sample if rows is None else rows[sample]
+    if rows is not None:
+        X, codes = X[rows], codes[rows]
+        weight = None if weight is None else weight[rows]
+    return X, codes, weight

@@ -25,13 +25,8 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sksoftrank.compression import RankCompressor
-from sksoftrank.estimators._base import (
-    BaseSoftRankClassifier,
-    draw_seeds,
-    make_dataset,
-    sample_rows,
-)
-from sksoftrank.estimators._data import encode
+from sksoftrank.estimators._base import BaseSoftRankClassifier
+from sksoftrank.estimators._data import draw_seeds, encode, make_dataset, sample_rows
 from sksoftrank.estimators._mlp import SoftRankMLPClassifier
 from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
 from sksoftrank.losses import TemperatureSchedule
@@ -199,7 +194,7 @@ class SoftRankEnsembleClassifier(
         members = self._members(seeds)
         # Before the training, and not only after it.
         RankCompressor(self.n_components)._check_size(
-            sum(member._embedding_width() for member in members)
+            sum(member._embedding_width() or 0 for member in members)
         )
         params = {} if sample_weight is None else {"sample_weight": sample_weight}
         fitted = self._fit_members([Fit(member, X, y, params) for member in members])
@@ -257,9 +252,7 @@ class SoftRankEnsembleClassifier(
     def _find_basis(
         self, X: Any, y: Any, sample_weight: npt.ArrayLike | None, seed: int
     ) -> None:
-        weighed = self.estimators_[0]._weigh(
-            X, encode(y, self.classes_), sample_weight, self.classes_
-        )
+        weighed = self.estimators_[0]._weigh(X, encode(y, self.classes_), sample_weight)
         X, codes, weight = sample_rows(make_dataset(*weighed), seed)
         # In single precision, like the training: half the time of double.
         Z = self._concatenate(X.astype(np.float32, copy=False))
@@ -270,7 +263,7 @@ class SoftRankEnsembleClassifier(
 
     def _mean_score(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """Return the mean of the members' logits over temperature, affine in `z`."""
-        widths = [member._embedding_width() for member in self.estimators_]
+        widths = [member.module_.embedding_width for member in self.estimators_]
         heads = [(member._head(), member.temperature_) for member in self.estimators_]
 
         def score(z: torch.Tensor) -> torch.Tensor:

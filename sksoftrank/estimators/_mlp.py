@@ -11,12 +11,15 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from sksoftrank.estimators._base import BaseSoftRankClassifier
+from sksoftrank.estimators._docs import document_shared
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import MLP, EmbedHeadModule
-from sksoftrank.modules._mlp import ACTIVATIONS, NORMALIZATIONS
+from sksoftrank.modules._layers import ACTIVATIONS
+from sksoftrank.modules._mlp import NORMALIZATIONS
 from sksoftrank.training._stacked import stack_bytes, stack_size
 
 
+@document_shared()
 class SoftRankMLPClassifier(BaseSoftRankClassifier):
     """Multi-layer perceptron whose softmax temperature sets the rank of its embedding.
 
@@ -37,88 +40,11 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     init_scale : float, default=1.0
         Positive factor on the initial weights of all layers; over L layers and without
         normalisation a scale ``a`` acts like the temperature ``a ** -L``.
-    temperature : float or TemperatureSchedule, default=1.0
-        Positive. Softmax temperature of the training, or a schedule from
-        `sksoftrank.losses`.
-    n_components : "auto", int, float or None, default="auto"
-        Columns of `transform`. "auto" keeps the fewest directions whose reconstruction,
-        passed through the head, keeps the accuracy on the training rows within
-        `compression_tol` of the full network; an int that many; a float in (0, 1) the
-        fewest that hold that share of the variance; None all.
-    compression_tol : float, default=0.005
-        In [0, 1). Accuracy that "auto" may lose.
-    optimizer : {"adam", "adamw", "sgd"}, default="adam"
-        "sgd" has a Nesterov momentum of 0.9.
-    learning_rate : "auto" or float, default="auto"
-        "auto" is a base rate (0.001 for "adam" and "adamw", 0.05 for "sgd") times the
-        square root of the temperature.
-    weight_decay : float, default=0.0
-        Non-negative. L2 penalty; decoupled from the gradient for "adamw".
-    lr_schedule : {"cosine", "constant"}, default="cosine"
-        Learning rate over the epochs: down half a cosine to zero, or as it is.
-    label_smoothing : float, default=0.0
-        In [0, 1). Share of each label spread evenly over the classes.
-    max_grad_norm : float, default=None
-        Positive. Longer gradients are scaled down to this Euclidean norm; None leaves
-        them as they are.
-    max_epochs : int, default=50
-        Passes over the training rows, at most.
-    batch_size : int, default=128
-        Rows of a training step.
-    early_stopping : bool, default=False
-        Whether to hold out rows, stop when the accuracy on them no longer rises, and
-        go back to the weights of the best epoch.
-    validation_fraction : float, default=0.1
-        In (0, 1). Share of the rows held out for early stopping.
-    n_iter_no_change : int, default=10
-        Epochs without a better validation accuracy before training stops.
-    tol : float, default=0.0001
-        Non-negative. Rise in validation accuracy that counts as better.
-    class_weight : dict, "balanced" or None, default=None
-        Weights of the classes by label; "balanced" gives every class the same sum.
-    warm_start : bool, default=False
-        Whether `fit` starts from the weights of the previous fit.
-    callbacks : list, default=None
-        Of skorch: callbacks, or pairs of a name and a callback. Copied for each fit.
-    net_params : dict, default=None
-        Further arguments of :class:`sksoftrank.SoftRankNet`, such as
-        ``{"optimizer": torch.optim.RMSprop}``.
-    device : str or torch.device, default="auto"
-        Where to train and predict; "auto" takes CUDA or MPS where there is one.
-    random_state : int, RandomState instance or None, default=None
-        Seeds the initial weights, the order of the rows, dropout and the split for
-        early stopping. No global generator is ever used.
-    verbose : int, default=0
-        Above 0, a line is printed for each epoch.
+    %(parameters)s
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Labels seen during fit.
-    n_features_in_ : int
-        Columns seen during fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of the columns, where `X` had any.
-    n_iter_ : int
-        Epochs trained.
-    temperature_ : float
-        Temperature of the epoch whose weights are kept.
-    net_ : SoftRankNet
-        The trained skorch net.
-    module_ : torch.nn.Module
-        The trained network.
-    history_ : list of dict
-        One dictionary an epoch: losses, accuracy, temperature, learning rate.
-    compressor_ : RankCompressor
-        The basis that `transform` projects on.
-    n_components_ : int
-        Columns of `transform`.
-    singular_values_ : ndarray of shape (d,)
-        Singular values of the centred training embedding (of 4,096 rows at most).
-    rank_ : int
-        Singular values above a hundredth of the largest.
-    logit_norm_ : float
-        Mean Euclidean norm of the training logits.
+    %(attributes)s
 
     References
     ----------
@@ -177,37 +103,43 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         warm_start: bool = False,
         callbacks: list[Any] | None = None,
         net_params: dict[str, Any] | None = None,
-        device: str | torch.device = "auto",
+        device: str | int | torch.device = "auto",
+        precision: str = "float32",
+        compile: bool = False,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
+        super().__init__(
+            temperature=temperature,
+            n_components=n_components,
+            compression_tol=compression_tol,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            lr_schedule=lr_schedule,
+            label_smoothing=label_smoothing,
+            max_grad_norm=max_grad_norm,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            tol=tol,
+            class_weight=class_weight,
+            warm_start=warm_start,
+            callbacks=callbacks,
+            net_params=net_params,
+            device=device,
+            precision=precision,
+            compile=compile,
+            random_state=random_state,
+            verbose=verbose,
+        )
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
         self.normalization = normalization
         self.init_scale = init_scale
-        self.temperature = temperature
-        self.n_components = n_components
-        self.compression_tol = compression_tol
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.lr_schedule = lr_schedule
-        self.label_smoothing = label_smoothing
-        self.max_grad_norm = max_grad_norm
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.class_weight = class_weight
-        self.warm_start = warm_start
-        self.callbacks = callbacks
-        self.net_params = net_params
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
 
     def _widths(self) -> tuple[int, ...]:
         sizes: Any = self.hidden_layer_sizes
@@ -235,7 +167,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     def _stack_key(self) -> tuple[Hashable, ...]:
         return (
             *(self._widths(), self.activation, self.optimizer, self.batch_size),
-            str(self.device),
+            *(str(self.device), self.precision),
         )
 
     def _stack_size(

@@ -8,6 +8,7 @@ from typing import Any
 
 from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
 from sksoftrank.training import StopFlag, train_stack
+from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stacked import stack_key
 
 
@@ -67,7 +68,7 @@ def fit_stacked(
                 fit.X, fit.y, **fit.params, validated=validated
             )
             if training.member is None:
-                training.net.partial_fit(training.dataset)
+                estimator._train(training)
                 if training.net.was_interrupted_:
                     raise KeyboardInterrupt
                 estimator._complete(training, compress=compress)
@@ -75,12 +76,18 @@ def fit_stacked(
         except Exception as error:
             fit.error = error
             continue
-        key = (estimator.optimizer, *stack_key(training.member))
+        key = (
+            estimator.optimizer,
+            estimator.precision,
+            *stack_key(training.member),
+        )
         stacks.setdefault(key, []).append((fit, training))
     for stack in stacks.values():
         members = [training.member for _, training in stack if training.member]
         try:
-            train_stack(members, *stack[0][0].estimator._optimizer(), stop=stop)
+            first = stack[0][0].estimator
+            with matmul_precision(first.precision, members[0].batches.device):
+                train_stack(members, *first._optimizer(), stop=stop)
         except Exception as error:  # E.g. the device's memory is exhausted.
             for fit, _ in stack:
                 fit.error = error

@@ -3,64 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from sksoftrank.modules._layers import (
+    ACTIVATIONS,
+    Dropout,
+    init_weight,
+    make_generator,
+)
 from sksoftrank.modules._protocol import EmbedHeadModule
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "identity": nn.Identity,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
 NORMALIZATIONS: dict[str, type[nn.Module]] = {
     "batch": nn.BatchNorm1d,
     "layer": nn.LayerNorm,
 }
-# The gain that keeps a layer's variance, by torch's names; GELU and SiLU are treated
-# as the ReLU they approximate.
-_GAIN = {"identity": "linear", "relu": "relu", "gelu": "relu", "silu": "relu"}
-
-
-class Dropout(nn.Module):
-    """Dropout whose masks come from a generator of its own.
-
-    torch's dropout draws from the global generator, so that a fit would depend on
-    whatever else draws from it, and on which thread comes first.
-    """
-
-    def __init__(self, p: float, random_state: int | None = None) -> None:
-        super().__init__()
-        self.p = p
-        self.random_state = random_state
-        self._generator: torch.Generator | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        return x * self.fill_mask(torch.empty_like(x))
-
-    def fill_mask(self, mask: Tensor) -> Tensor:
-        """Fill `mask` with 0 for units to drop and 1 / (1 - p) for the others."""
-        if self.random_state is not None and (
-            self._generator is None or self._generator.device != mask.device
-        ):
-            self._generator = torch.Generator(mask.device)
-            self._generator.manual_seed(self.random_state)
-        keep = 1.0 - self.p
-        return mask.bernoulli_(keep, generator=self._generator).div_(keep)
-
-    def extra_repr(self) -> str:
-        return f"p={self.p:g}"
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A generator's state is 5 kB and serves training alone.
-        return {**self.__dict__, "_generator": None}
 
 
 class MLP(EmbedHeadModule):
@@ -125,17 +84,14 @@ class MLP(EmbedHeadModule):
             width = size
         self.body = nn.Sequential(*layers)
         self.output = skip_init(nn.Linear, width, n_classes)
+        self.embedding_width = width
 
-        generator = None
-        if random_state is not None:
-            generator = torch.Generator().manual_seed(random_state)
+        generator = make_generator(random_state)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                gain = "linear" if module is self.output else _GAIN.get(activation)
-                nn.init.kaiming_uniform_(
-                    module.weight,
-                    nonlinearity=gain or activation,  # type: ignore[arg-type]
-                    generator=generator,
+                is_output = module is self.output
+                init_weight(
+                    module.weight, "identity" if is_output else activation, generator
                 )
                 with torch.no_grad():
                     module.weight.mul_(init_scale)

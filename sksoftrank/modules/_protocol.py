@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from difflib import get_close_matches
+from threading import get_ident
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,7 +15,19 @@ class EmbedHeadModule(nn.Module, ABC):
 
     ``embed(x)`` gives the penultimate representation ``z`` of shape (n, d) and
     ``head(z)``, an affine map, the logits of shape (n, n_classes).
+
+    Attributes
+    ----------
+    embedding_width : int
+        The width d of the representation.
     """
+
+    embedding_width: int
+
+    @property
+    def network(self) -> nn.Module:
+        """The module whose submodules a layer's name refers to."""
+        return self
 
     @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
@@ -25,3 +40,40 @@ class EmbedHeadModule(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (n, n_classes) of `x`."""
         return self.head(self.embed(x))
+
+
+def find_layer(module: EmbedHeadModule, name: str) -> nn.Module:
+    """Return the submodule of that name, or say which there are."""
+    layers = dict(module.network.named_modules())
+    if name in layers and name:
+        return layers[name]
+    close = get_close_matches(str(name), layers, n=5) or list(layers)[1:6]
+    raise ValueError(
+        f"layer must be the name of a submodule, got {name!r}. Did you mean one of "
+        f"{close}? network.named_modules() lists them all."
+    )
+
+
+def layer_output(module: EmbedHeadModule, name: str, x: Tensor) -> Tensor:
+    """Return what the submodule of that name gives for rows `x`."""
+    outputs: list[Any] = []
+    thread = get_ident()
+
+    def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
+        if get_ident() == thread:  # Another thread may run the same module.
+            outputs.append(output)
+
+    handle = find_layer(module, name).register_forward_hook(keep)
+    try:
+        module(x)
+    finally:
+        handle.remove()
+    output = outputs[-1] if outputs else None
+    if isinstance(output, tuple | list):
+        output = output[0]
+    if not isinstance(output, Tensor) or len(output) != len(x):
+        raise ValueError(
+            f"layer must give a tensor with a row for each of X, got {name!r}, which "
+            f"gives {type(output).__name__}. Name another submodule."
+        )
+    return output

@@ -1,9 +1,11 @@
 """Training: batches from memory, and the skorch net."""
 
-from sksoftrank.training._batches import InMemoryBatches, InMemoryDataset, make_batches
+from sksoftrank.training._batches import InMemoryBatches, InMemoryDataset
+from sksoftrank.training._iterators import make_batches
 from sksoftrank.training._net import SoftRankNet
 from sksoftrank.training._stacked import Member, StopFlag, train_stack
 from sksoftrank.training._stopping import AccuracyStopping
+from sksoftrank.training._stream import StreamBatches, StreamDataset
 
 __all__ = [
     "AccuracyStopping",
@@ -12,6 +14,8 @@ __all__ = [
     "Member",
     "SoftRankNet",
     "StopFlag",
+    "StreamBatches",
+    "StreamDataset",
     "make_batches",
     "train_stack",
 ]

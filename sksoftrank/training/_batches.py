@@ -18,7 +18,7 @@ from scipy import sparse
 from sklearn.utils import gen_batches
 from skorch.dataset import Dataset
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 # Gathered at a time: enough batches to make the call's cost vanish, but of wide rows
 # only what stays near the cache.
@@ -77,12 +77,12 @@ class InMemoryDataset(Dataset):
 
 
 def as_tensor(X: npt.NDArray[Any], *, double: bool = False) -> Tensor:
-    """Return an array as a tensor, in single precision unless `double` says otherwise.
+    """Return numbers, bytes included, in single precision unless `double` is set.
 
     Without a copy where it can be: torch takes neither read-only memory nor negative
     strides.
     """
-    if X.dtype == np.float64 and not double:
+    if X.dtype == np.uint8 or (X.dtype == np.float64 and not double):
         X = X.astype(np.float32)
     X = np.ascontiguousarray(X)
     return torch.from_numpy(X if X.flags.writeable else X.copy())
@@ -218,66 +218,3 @@ class InMemoryBatches:
                     pairs, w.split(sizes), strict=True
                 ):
                     yield x_batch, (y_batch, w_batch)
-
-
-def make_batches(
-    dataset: Any,
-    batch_size: int = 128,
-    *,
-    shuffle: bool = False,
-    random_state: np.random.Generator | int | None = None,
-    min_batch_size: int = 1,
-    device: str | torch.device = "cpu",
-    **loader_params: Any,
-) -> InMemoryBatches | DataLoader[Any]:
-    """Return batches from memory where that can be, a DataLoader elsewhere.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        An `InMemoryDataset`, a `Subset` of one, or any torch dataset.
-    batch_size : int, default=128
-        Rows in a batch.
-    shuffle : bool, default=False
-        Whether each pass has an order of its own.
-    random_state : numpy Generator, int or None, default=None
-        Where the order comes from; None draws from torch's global generator.
-    min_batch_size : int, default=1
-        A smaller last batch joins the one before; in memory only.
-    device : str or torch.device, default="cpu"
-        Where batches from memory go.
-    **loader_params : dict
-        Anything else asks for a :class:`torch.utils.data.DataLoader`, and is handed
-        to it.
-
-    Returns
-    -------
-    InMemoryBatches or DataLoader
-        Iterable over pairs.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sksoftrank.training import InMemoryDataset, make_batches
-    >>> dataset = InMemoryDataset(np.zeros((5, 2)), np.arange(5))
-    >>> type(make_batches(dataset, batch_size=2)).__name__
-    'InMemoryBatches'
-    >>> type(make_batches(dataset, batch_size=2, drop_last=True)).__name__
-    'DataLoader'
-    """
-    source = dataset.dataset if isinstance(dataset, Subset) else dataset
-    if isinstance(source, InMemoryDataset) and source.in_memory and not loader_params:
-        return InMemoryBatches(
-            dataset,
-            batch_size,
-            shuffle=shuffle,
-            random_state=random_state,
-            min_batch_size=min_batch_size,
-            device=device,
-        )
-    if shuffle and random_state is not None and "generator" not in loader_params:
-        seed = np.random.default_rng(random_state).integers(2**31)
-        loader_params["generator"] = torch.Generator().manual_seed(int(seed))
-    if isinstance(dataset, torch.utils.data.IterableDataset):
-        shuffle = False
-    return DataLoader(dataset, batch_size, shuffle=shuffle, **loader_params)

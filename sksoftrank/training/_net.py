@@ -22,13 +22,16 @@ from skorch.callbacks import (
 from skorch.dataset import unpack_data
 from skorch.utils import is_dataset, to_numpy, to_tensor
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sksoftrank.losses import (
     TemperatureCrossEntropyLoss,
     as_schedule,
     temperature_softmax,
 )
-from sksoftrank.training._batches import InMemoryDataset, make_batches
+from sksoftrank.training._batches import InMemoryDataset
+from sksoftrank.training._iterators import make_batches
+from sksoftrank.training._precision import PRECISIONS, autocast, matmul_precision
 from sksoftrank.training._stopping import divergence, interruption
 
 # Hooks that a lean epoch does not call.
@@ -68,6 +71,9 @@ class SoftRankNet(NeuralNetClassifier):
         Makes the batches for validation and prediction.
     iterator_train__shuffle : bool, default=True
         Whether each epoch has an order of its own.
+    precision : {"float32", "bf16", "tf32"}, default="float32"
+        "bf16" runs the module in half precision where that is safe, "tf32" lets CUDA
+        shorten the factors of a training's products.
     **kwargs : dict
         Further parameters of skorch's net.
 
@@ -119,6 +125,7 @@ class SoftRankNet(NeuralNetClassifier):
         iterator_train: Any = make_batches,
         iterator_valid: Any = make_batches,
         iterator_train__shuffle: bool = True,
+        precision: str = "float32",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -134,6 +141,7 @@ class SoftRankNet(NeuralNetClassifier):
             **kwargs,
         )
         self.temperature = temperature
+        self.precision = precision
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
@@ -233,6 +241,14 @@ class SoftRankNet(NeuralNetClassifier):
             return partial(temperature_softmax, temperature=self.temperature_)
         return super()._get_predict_nonlinearity()
 
+    def infer(self, x: Any, **fit_params: Any) -> Any:
+        """Run the module, in the net's precision; see skorch."""
+        with autocast(self.precision, self.device):
+            output = super().infer(x, **fit_params)
+        if isinstance(output, tuple):
+            return (output[0].float(), *output[1:])
+        return output.float()
+
     # -- Epochs --------------------------------------------------------------------
 
     def _needs_batches(self, callback: Callback) -> bool:
@@ -251,10 +267,10 @@ class SoftRankNet(NeuralNetClassifier):
         own = all(
             getattr(type(self), name) is getattr(base, name)
             for base, names in (
-                (SoftRankNet, ("get_loss",)),
+                (SoftRankNet, ("get_loss", "infer")),
                 (
                     NeuralNetClassifier,
-                    ("train_step", "train_step_single", "infer", *_BATCH_HOOKS),
+                    ("train_step", "train_step_single", *_BATCH_HOOKS),
                 ),
             )
             for name in names
@@ -285,14 +301,18 @@ class SoftRankNet(NeuralNetClassifier):
         self._set_training(True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         total, n_rows, n_batches = 0.0, 0, 0
+        if self.verbose > 1:
+            epoch = f"epoch {len(self.history)}"
+            iterator = tqdm(iterator, desc=epoch, unit="batch", leave=False)
         for x, y in iterator:
             x = to_tensor(x, device=device)
             target = y if isinstance(y, tuple | list) else (y,)
             for parameter in parameters:  # zero_grad, less its profiler hook
                 parameter.grad = None
-            output = module(**x) if isinstance(x, dict) else module(x)
+            with autocast(self.precision, device):
+                output = module(**x) if isinstance(x, dict) else module(x)
             logits = output[0] if isinstance(output, tuple) else output
-            loss = criterion(logits, *(part.to(device) for part in target))
+            loss = criterion(logits.float(), *(part.to(device) for part in target))
             value = loss.item()
             if not math.isfinite(value):
                 self._raise_divergence(loss)
@@ -375,6 +395,11 @@ class SoftRankNet(NeuralNetClassifier):
         See :meth:`skorch.NeuralNet.fit_loop` for the parameters.
         """
         epochs = self.max_epochs if epochs is None else epochs
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {PRECISIONS}, got {self.precision!r}. Use "
+                "'float32'."
+            )
         self.temperatures_ = as_schedule(self.temperature).values(epochs)
         self.n_epochs_finished_ = 0
         self.was_interrupted_ = False
@@ -382,7 +407,8 @@ class SoftRankNet(NeuralNetClassifier):
             tensor.detach().clone() for tensor in self.module_.state_dict().values()
         ]
         try:
-            super().fit_loop(X, y, epochs=epochs, **params)
+            with matmul_precision(self.precision, self.device):
+                super().fit_loop(X, y, epochs=epochs, **params)
         except KeyboardInterrupt:
             # skorch's callbacks stop a training by raising this too.
             if self._stopped_early():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sksoftrank.modules import MLP
-from sksoftrank.modules._mlp import Dropout
+from sksoftrank.modules._layers import Dropout
 
 if TYPE_CHECKING:
     from sksoftrank.training._stack_loss import EpochSettings

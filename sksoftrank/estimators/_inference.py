@@ -1,0 +1,358 @@
+"""What a trained network says of rows: classes, probabilities, embeddings."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from sklearn.base import (
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_array, gen_batches
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
+from torch import Tensor
+
+from sksoftrank.compression import RankCompressor
+from sksoftrank.estimators._recipe import NetRecipe
+from sksoftrank.estimators._sources import is_arrow, is_stream, open_stream
+from sksoftrank.modules import EmbedHeadModule
+from sksoftrank.modules._protocol import find_layer, layer_output
+from sksoftrank.training import SoftRankNet
+from sksoftrank.training._batches import as_tensor
+
+Array = npt.NDArray[Any]
+# What is used as it lies; pixels take an eighth of the memory of numbers.
+DTYPES = [np.float64, np.float32, np.uint8]
+
+
+class Inference(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, NetRecipe
+):
+    """Methods of a fitted classifier."""
+
+    # Rows of a forward pass: its activations stay in the cache.
+    _inference_rows = 2048
+
+    net_: SoftRankNet
+    temperature_: float
+    compressor_: RankCompressor
+    n_components_: int
+
+    def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+        """Check rows, and labels where there are some, as scikit-learn does."""
+        return validate_data(self, X, y, **options)
+
+    @property
+    def module_(self) -> EmbedHeadModule:
+        """The trained network."""
+        try:
+            network = self.__dict__["net_"].module_
+        except KeyError:
+            raise AttributeError(
+                f"This {type(self).__name__} has no module_ before it is fitted."
+            ) from None
+        # torch.compile wraps a network, whose parameters stay those of the original.
+        return getattr(network, "_orig_mod", network)
+
+    def _validate_rows(self, X: Any) -> Any:
+        """Return the rows as a matrix, or as what yields it in chunks."""
+        if is_stream(X):
+            return self._validate_stream(X)
+        X = self._validate(
+            X,
+            accept_sparse="csr",
+            dtype=DTYPES,
+            ensure_all_finite=False,
+            reset=False,
+        )
+        # torch sums several times as fast as scikit-learn's check; where the sum is not
+        # finite, that check finds out why.
+        writeable = (
+            isinstance(X, np.ndarray) and X.flags.writeable and min(X.strides) >= 0
+        )
+        if not (writeable and torch.from_numpy(X).sum().isfinite()):
+            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
+        return X
+
+    def _validate_stream(self, X: Any) -> Callable[[], Iterator[Any]]:
+        columns = None
+        if is_arrow(X):
+            columns = getattr(self, "feature_names_in_", None)
+            columns = None if columns is None else list(columns)
+        chunks = open_stream(X, columns=columns)
+        return lambda: (self._check_chunk(rows) for rows, _ in chunks())
+
+    def _check_chunk(self, rows: Array) -> Array:
+        """Return the rows of a stream as a matrix of the fit's width."""
+        rows = check_array(
+            rows.reshape(len(rows), -1), dtype=DTYPES, order="C", input_name="X"
+        )
+        if rows.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X must yield rows of {self.n_features_in_} numbers, got "
+                f"{rows.shape[1]}. Pass what the estimator was fitted on."
+            )
+        return rows
+
+    def _chunks(self, X: Any) -> Iterator[Array]:
+        """Yield dense rows, as many as a forward pass should take."""
+        for part in X() if callable(X) else [X]:
+            for rows in gen_batches(part.shape[0], self._inference_rows):
+                chunk = part[rows]
+                yield chunk.toarray() if sparse.issparse(chunk) else chunk
+
+    def _infer_chunks(
+        self, X: Any, compute: Callable[[EmbedHeadModule, Tensor], Tensor]
+    ) -> Iterator[Tensor]:
+        """Yield what `compute` makes of the rows, on the CPU.
+
+        In double precision where `X` is: a row's result then does not depend on which
+        rows come with it, to more digits than anyone compares.
+        """
+        device = torch.device(self.net_.device)
+        single = self.module_
+        double: EmbedHeadModule | None = None
+        for chunk in self._chunks(X):
+            module = single
+            is_double = chunk.dtype == np.float64 and device.type != "mps"
+            if is_double:
+                if double is None:
+                    double = copy.deepcopy(single).double()
+                module = double
+            # Not around the whole: the caller works between two chunks.
+            with torch.inference_mode():
+                x = as_tensor(chunk, double=is_double).to(device)
+                yield compute(module, x).cpu()
+
+    def _infer(
+        self,
+        X: Any,
+        compute: Callable[[EmbedHeadModule, Tensor], Tensor],
+        out: Array | None = None,
+    ) -> Array:
+        """Return what `compute` makes of the rows, in the dtype of `X`."""
+        if callable(X) and out is None:
+            parts = [part.numpy() for part in self._infer_chunks(X, compute)]
+            return np.concatenate(parts)
+        n_rows = len(out) if callable(X) and out is not None else X.shape[0]
+        output: Any = None if out is None else torch.from_numpy(out)
+        start = 0
+        for part in self._infer_chunks(X, compute):
+            if output is None:
+                # In one piece: parts kept apart would cut up the memory that the
+                # activations are freed to, and each chunk would fault in new pages.
+                output = part.new_empty(n_rows, *part.shape[1:])
+            if out is not None:
+                check_out(out, start + len(part), part.shape[1])
+            output[start : start + len(part)] = part
+            start += len(part)
+        if out is not None:
+            return out
+        result: Array = output.numpy()
+        # Indices from predict stay integers, and pixels become numbers.
+        return (
+            result.astype(X.dtype, copy=False)
+            if result.dtype.kind == X.dtype.kind == "f"
+            else result
+        )
+
+    def decision_function(self, X: npt.ArrayLike) -> Array:
+        """Return the logits over the temperature the network was trained at.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes) or (n_samples,)
+            What the softmax turns into probabilities; for two classes the difference
+            in favour of ``classes_[1]``.
+        """
+        check_is_fitted(self)
+        temperature = self.temperature_
+        scores = self._infer(
+            self._validate_rows(X), lambda module, x: module(x) / temperature
+        )
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: npt.ArrayLike) -> Array:
+        """Return the most probable class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Elements of ``classes_``.
+        """
+        check_is_fitted(self)
+        codes = self._infer(
+            self._validate_rows(X), lambda module, x: module(x).max(dim=1).indices
+        )
+        return self.classes_[codes]
+
+    def predict_proba(self, X: npt.ArrayLike) -> Array:
+        """Return ``softmax(logits / temperature_)``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of ``classes_``.
+        """
+        check_is_fitted(self)
+        return self._probabilities(self._validate_rows(X))
+
+    def _probabilities(self, X: Any) -> Array:
+        logits = self._infer(X, lambda module, x: module(x))
+        return _softmax_(torch.from_numpy(logits), self.temperature_).numpy()
+
+    def predict_log_proba(self, X: npt.ArrayLike) -> Array:
+        """Return the logarithm of `predict_proba`, without its underflow.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Log-probabilities, in the order of ``classes_``.
+        """
+        check_is_fitted(self)
+        temperature = self.temperature_
+        return self._infer(
+            self._validate_rows(X),
+            lambda module, x: torch.log_softmax(module(x) / temperature, dim=1),
+        )
+
+    def embed(self, X: npt.ArrayLike, *, layer: str | None = None) -> Array:
+        """Return the full penultimate representation, or that of another layer.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows.
+        layer : str, default=None
+            Name of a submodule, such as "blocks.3"; None takes what the head turns
+            into logits.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, d) or (n_samples, ...)
+            The penultimate representation, or the layer's output in its own shape.
+
+        Raises
+        ------
+        ValueError
+            If the network has no such layer, or does not run it.
+        """
+        check_is_fitted(self)
+        if layer is not None:
+            find_layer(self.module_, layer)
+            return self._infer(
+                self._validate_rows(X),
+                lambda module, x: layer_output(module, layer, x),
+            )
+        return self._embed(self._validate_rows(X))
+
+    def _embed(self, X: Any) -> Array:
+        return self._infer(X, lambda module, x: module.embed(x))
+
+    # Where to write is no property of the rows.
+    __metadata_request__transform = {"out": UNUSED}  # noqa: RUF012
+
+    def transform(self, X: npt.ArrayLike, out: Array | None = None) -> Array:
+        """Return the embedding, projected on its leading directions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows.
+        out : ndarray of shape (n_samples, n_components_), default=None
+            Where to write, chunk by chunk, such as a memory map.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components_)
+            Coordinates along ``compressor_.components_``, in the dtype of `X`; `out`
+            where it is given.
+        """
+        check_is_fitted(self)
+        rows = self._validate_rows(X)
+        if out is not None:
+            check_out(out, 0 if callable(rows) else rows.shape[0], self.n_components_)
+        return self._infer(rows, self._projection(), out)
+
+    def iter_transform(self, X: npt.ArrayLike) -> Iterator[Array]:
+        """Transform the rows chunk by chunk.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        iterator over ndarray of shape (n_chunk, n_components_)
+            Coordinates of the next rows along ``compressor_.components_``.
+        """
+        check_is_fitted(self)
+        rows, project = self._validate_rows(X), self._projection()
+        return (part.numpy() for part in self._infer_chunks(rows, project))
+
+    def _projection(self) -> Callable[[EmbedHeadModule, Tensor], Tensor]:
+        # Copies into torch's memory, whose alignment the last digits depend on.
+        basis = torch.tensor(self.compressor_.components_).T
+        offset = -torch.tensor(self.compressor_.mean_) @ basis
+
+        def project(module: EmbedHeadModule, x: Tensor) -> Tensor:
+            z = module.embed(x)
+            return torch.addmm(offset.to(z), z, basis.to(z))
+
+        return project
+
+
+def check_out(out: Any, n_rows: int, n_columns: int) -> None:
+    """Refuse what rows can't be written to."""
+    if (
+        not isinstance(out, np.ndarray)
+        or out.dtype.kind != "f"
+        or out.ndim != 2
+        or len(out) < n_rows
+        or out.shape[1] != n_columns
+        or not out.flags.writeable
+    ):
+        raise ValueError(
+            f"out must be a writeable array of floats of shape {(n_rows, n_columns)} "
+            f"or longer, got {getattr(out, 'dtype', type(out).__name__)} of shape "
+            f"{getattr(out, 'shape', None)}. Make it with n_components_ columns."
+        )
+
+
+def _softmax_(logits: Tensor, temperature: float) -> Tensor:
+    """Turn logits (n, c) into probabilities in place.
+
+    Several times as fast as torch's own softmax, which takes short rows one by one.
+    """
+    logits -= logits.amax(dim=1, keepdim=True)
+    logits.div_(temperature).exp_()
+    return logits.div_(logits.sum(dim=1, keepdim=True))

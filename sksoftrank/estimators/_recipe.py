@@ -1,0 +1,328 @@
+"""The parameters that all classifiers share, and the net they describe."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from skorch.callbacks import GradientNormClipping, LRScheduler
+from skorch.helper import predefined_split
+from torch.optim.lr_scheduler import LambdaLR
+
+from sksoftrank.estimators._data import Rows, draw_seeds
+from sksoftrank.losses import TemperatureSchedule, as_schedule
+from sksoftrank.modules import EmbedHeadModule
+from sksoftrank.training import AccuracyStopping, SoftRankNet
+
+# Class, parameters, and the base rate that learning_rate="auto" multiplies by the
+# square root of the temperature.
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], float]] = {
+    "adam": (torch.optim.Adam, {}, 1e-3),
+    "adamw": (torch.optim.AdamW, {}, 1e-3),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, 5e-2),
+}
+# Arguments of the net that the estimator has a parameter of its own for.
+RESERVED = {
+    *("module", "temperature", "lr", "max_epochs", "batch_size", "callbacks"),
+    *("train_split", "verbose", "device", "warm_start", "classes"),
+    *("precision", "compile", "criterion__label_smoothing"),
+}
+
+
+class NetRecipe(BaseEstimator, ABC):
+    """Parameters, and how a net follows from them."""
+
+    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
+        "temperature": [Interval(Real, 0, None, closed="neither"), TemperatureSchedule],
+        "n_components": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, 1, closed="neither"),
+            None,
+        ],
+        "compression_tol": [Interval(Real, 0, 1, closed="left")],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
+        "learning_rate": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, None, closed="neither"),
+        ],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "lr_schedule": [StrOptions({"cosine", "warmup_cosine", "constant"})],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "warm_start": ["boolean"],
+        "callbacks": [list, tuple, None],
+        "net_params": [dict, None],
+        "device": [
+            str,
+            torch.device,
+            HasMethods("type"),
+            Interval(Integral, 0, None, closed="left"),
+        ],
+        "precision": [StrOptions({"float32", "bf16", "tf32"})],
+        "compile": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        *,
+        temperature: float | TemperatureSchedule,
+        n_components: str | float | None,
+        compression_tol: float,
+        optimizer: str,
+        learning_rate: str | float,
+        weight_decay: float,
+        lr_schedule: str,
+        label_smoothing: float,
+        max_grad_norm: float | None,
+        max_epochs: int,
+        batch_size: int,
+        early_stopping: bool,
+        validation_fraction: float,
+        n_iter_no_change: int,
+        tol: float,
+        class_weight: dict[Any, float] | str | None,
+        warm_start: bool,
+        callbacks: list[Any] | None,
+        net_params: dict[str, Any] | None,
+        device: str | int | torch.device,
+        precision: str,
+        compile: bool,
+        random_state: int | np.random.RandomState | None,
+        verbose: int,
+    ) -> None:
+        self.temperature = temperature
+        self.n_components = n_components
+        self.compression_tol = compression_tol
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.label_smoothing = label_smoothing
+        self.max_grad_norm = max_grad_norm
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.callbacks = callbacks
+        self.net_params = net_params
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.random_state = random_state
+        self.verbose = verbose
+
+    classes_: npt.NDArray[Any]
+    n_features_in_: int
+
+    # -- What a subclass says of its module ----------------------------------------
+
+    @abstractmethod
+    def _module_recipe(
+        self, n_features: int
+    ) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
+        """Return the module's class and parameters, less n_classes and the seed."""
+
+    @abstractmethod
+    def _embedding_width(self) -> int | None:
+        """Return the width of the embedding; None where only the network tells."""
+
+    def _min_batch_size(self) -> int:
+        """Return the fewest rows that the module can train on."""
+        return 1
+
+    def _stacking_obstacle(self) -> str | None:
+        """Return why `train_stack` can't train the network; None if it can."""
+        if self.callbacks:
+            return "callbacks ask for skorch's loop"
+        if self.net_params:
+            return "net_params ask for skorch's net"
+        if self.precision == "bf16":
+            return "precision='bf16' asks for autograd"
+        if self.compile:
+            return "compile=True asks for autograd"
+        if self.verbose > 1:
+            return "verbose above 1 asks for skorch's loop"
+        return self._module_obstacle()
+
+    def _stack_key(self) -> tuple[Hashable, ...]:
+        """Return what estimators must agree in to train as one stack."""
+        raise NotImplementedError
+
+    def _stack_size(
+        self, n_features: int, n_classes: int, n_networks: int, n_workers: int
+    ) -> int:
+        """Return how many such networks should train as one stack."""
+        raise NotImplementedError
+
+    def _stack_bytes(self, n_features: int, n_classes: int, n_networks: int) -> int:
+        """Return the bytes that training a stack of such networks takes."""
+        raise NotImplementedError
+
+    def _module_obstacle(self) -> str | None:
+        """Return why `train_stack` can't train the module; None if it can."""
+        return f"{type(self).__name__}'s network is not a plain MLP"
+
+    def _resolve_device(self) -> torch.device:
+        if self.device == "auto":
+            if torch.cuda.is_available():
+                return torch.device("cuda")
+            mps = torch.backends.mps.is_available()
+            return torch.device("mps" if mps else "cpu")
+        try:
+            device = torch.device(self.device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                "device must be 'auto' or a name that torch knows, such as 'cpu' or "
+                f"'cuda:0', got {self.device!r}. Use 'auto'."
+            ) from error
+        available = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available()
+            and (device.index or 0) < torch.cuda.device_count(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        if not available.get(device.type, False):
+            raise ValueError(
+                f"device must be one that this machine offers, got {self.device!r}. "
+                "Use 'auto' to take the best there is, or 'cpu'."
+            )
+        return device
+
+    def _draw_seeds(self) -> dict[str, int]:
+        """Return seeds for each use of chance."""
+        names = ("module", "order", "split", "rows")
+        return dict(zip(names, draw_seeds(self.random_state, len(names)), strict=True))
+
+    # -- The net -------------------------------------------------------------------
+
+    def _last_temperature(self) -> float:
+        return as_schedule(self.temperature)(1.0)
+
+    def _first_learning_rate(self, *, incremental: bool = False) -> float:
+        if self.learning_rate != "auto":
+            return float(self.learning_rate)
+        progress = 1.0 if incremental else 0.0
+        base = OPTIMIZERS[self.optimizer][2]
+        return base * math.sqrt(as_schedule(self.temperature)(progress))
+
+    def _learning_rate_factors(self) -> list[float]:
+        """Return each epoch's learning rate over the base rate's.
+
+        The rate follows the square root of a scheduled temperature, and half a cosine
+        down, at will after a linear rise.
+        """
+        epochs = range(self.max_epochs)
+        factors = [1.0 for _ in epochs]
+        if self.lr_schedule != "constant":
+            factors = [
+                (1 + math.cos(math.pi * e / self.max_epochs)) / 2 for e in epochs
+            ]
+        if self.lr_schedule == "warmup_cosine":
+            n_rising = math.ceil(self.max_epochs / 10)
+            factors = [
+                factor * min((e + 1) / (n_rising + 1), 1.0)
+                for e, factor in zip(epochs, factors, strict=True)
+            ]
+        if self.learning_rate == "auto":
+            values = as_schedule(self.temperature).values(self.max_epochs)
+            factors = [
+                factor * math.sqrt(value / values[0])
+                for factor, value in zip(factors, values, strict=True)
+            ]
+        return factors
+
+    def _make_net(
+        self,
+        seeds: dict[str, int],
+        max_epochs: int,
+        valid_dataset: Rows | None,
+        *,
+        incremental: bool = False,
+    ) -> SoftRankNet:
+        callbacks: list[Any] = []
+        if not incremental:
+            factors = self._learning_rate_factors()
+            if len(set(factors)) > 1:
+                # torch asks once more after the last epoch.
+                factors.append(factors[-1])
+                scheduler = LRScheduler(
+                    LambdaLR, lr_lambda=factors.__getitem__, event_name=None
+                )
+                callbacks.append(("lr_schedule", scheduler))
+        if self.max_grad_norm is not None:
+            callbacks.append(
+                ("max_grad_norm", GradientNormClipping(self.max_grad_norm))
+            )
+        if valid_dataset is not None:
+            stopping = AccuracyStopping(
+                patience=self.n_iter_no_change, threshold=self.tol, load_best=True
+            )
+            callbacks.append(("early_stopping", stopping))
+        callbacks.extend(copy.deepcopy(self.callbacks or []))
+
+        module, module_params = self._module_recipe(self.n_features_in_)
+        optimizer, optimizer_params, _ = OPTIMIZERS[self.optimizer]
+        net_params = {
+            "optimizer": optimizer,
+            **{f"optimizer__{name}": v for name, v in optimizer_params.items()},
+            "optimizer__fused": True,
+            "optimizer__weight_decay": self.weight_decay,
+        }
+        given = self.net_params or {}
+        if "optimizer" in given:  # Then these are not its parameters.
+            net_params = {}
+        if not self.verbose:  # It would format its table all the same.
+            net_params["callbacks__print_log"] = None
+        temperature = self._last_temperature() if incremental else self.temperature
+        return SoftRankNet(
+            module,
+            **{f"module__{name}": value for name, value in module_params.items()},
+            module__n_classes=len(self.classes_),
+            module__random_state=seeds["module"],
+            temperature=temperature,
+            lr=self._first_learning_rate(incremental=incremental),
+            max_epochs=max_epochs,
+            batch_size=self.batch_size,
+            criterion__label_smoothing=self.label_smoothing,
+            train_split=None
+            if valid_dataset is None
+            else predefined_split(valid_dataset),
+            callbacks=callbacks,
+            classes=np.arange(len(self.classes_)),
+            verbose=int(self.verbose),
+            device=str(self._resolve_device()),
+            precision=self.precision,
+            compile=self.compile,
+            **{
+                "iterator_train__random_state": np.random.default_rng(seeds["order"]),
+                "iterator_train__min_batch_size": self._min_batch_size(),
+                **net_params,
+                **given,
+            },
+        )
+
+    def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+        return OPTIMIZERS[self.optimizer][:2]

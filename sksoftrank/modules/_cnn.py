@@ -1,0 +1,170 @@
+"""The convolutional network, for images and for signals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+
+from sksoftrank.modules._layers import (
+    ACTIVATIONS,
+    Augmentation,
+    Dropout,
+    init_weight,
+    make_generator,
+)
+from sksoftrank.modules._protocol import EmbedHeadModule
+
+CNN_NORMALIZATIONS = ("batch", "group")
+# Of a group: few enough to keep statistics apart, enough to have some.
+_GROUP_CHANNELS = 16
+
+
+class _ConvBlock(nn.Module):
+    """Convolution, normalisation, activation; optionally added to its input."""
+
+    def __init__(
+        self,
+        n_dims: int,
+        width_in: int,
+        width_out: int,
+        activation: str,
+        normalization: str | None,
+        residual: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        conv: type[nn.Module] = nn.Conv2d if n_dims == 2 else nn.Conv1d
+        # A bias would be taken out again by the normalisation.
+        bias = normalization is None
+        self.conv = skip_init(conv, width_in, width_out, 3, padding=1, bias=bias)
+        init_weight(self.conv.weight, activation, generator)
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+        self.norm: nn.Module = nn.Identity()
+        if normalization == "batch":
+            self.norm = (nn.BatchNorm2d if n_dims == 2 else nn.BatchNorm1d)(width_out)
+        elif normalization == "group":
+            n_groups = max(width_out // _GROUP_CHANNELS, 1)
+            while width_out % n_groups:
+                n_groups -= 1
+            self.norm = nn.GroupNorm(n_groups, width_out)
+        self.activation = ACTIVATIONS[activation]()
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.activation(self.norm(self.conv(x)))
+        return x + y if self.residual else y
+
+
+class CNN(EmbedHeadModule):
+    """Convolutional network: stages of two 3-wide convolutions, then a global mean.
+
+    A stage's first convolution sets the width, its second keeps it; between stages the
+    sides are halved by a maximum, as long as there is something to halve. The mean over
+    all places is the embedding. Images are kept channels-last in memory, which CPUs
+    convolve faster.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Of one row: (c, h, w) for images, (c, l) for signals.
+    n_classes : int
+        Width of the output.
+    channels : sequence of int, default=(32, 64, 128)
+        Width of each stage; the last is the width of the embedding.
+    activation : {"identity", "relu", "gelu", "silu", "tanh"}, default="relu"
+        Nonlinearity after each convolution.
+    normalization : {"batch", "group", None}, default="batch"
+        Normalisation before each activation.
+    residual : bool, default=True
+        Whether a stage's second convolution is added to its input (He et al. 2016).
+    dropout : float, default=0.0
+        In [0, 1). Probability that a unit of the embedding is zeroed in a training
+        step, on its way to the head.
+    augmentation : sequence of {"flip", "shift", "cutout"}, default=()
+        Changes of the images in training, see
+        :class:`sksoftrank.modules.Augmentation`.
+    random_state : int, default=None
+        Seed of the initial weights, of dropout and of the augmentation. None draws
+        from torch's global generator.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksoftrank.modules import CNN
+    >>> module = CNN((3, 8, 8), 10, channels=(8, 16), random_state=0)
+    >>> module.embed(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([2, 16])
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        n_classes: int,
+        channels: Sequence[int] = (32, 64, 128),
+        activation: str = "relu",
+        normalization: str | None = "batch",
+        residual: bool = True,
+        dropout: float = 0.0,
+        augmentation: Sequence[str] = (),
+        random_state: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_shape = tuple(input_shape)
+        n_dims = len(self.input_shape) - 1
+        generator = make_generator(random_state)
+        seeds = [None if random_state is None else random_state + i for i in (1, 2)]
+        self.augmentation: nn.Module = nn.Identity()
+        if augmentation:
+            self.augmentation = Augmentation(augmentation, seeds[0])
+        self.stages = nn.ModuleList()
+        for width_in, width in pairwise((self.input_shape[0], *channels)):
+            self.stages.append(
+                nn.Sequential(
+                    *(
+                        _ConvBlock(
+                            n_dims,
+                            first,
+                            width,
+                            activation,
+                            normalization,
+                            residual and index == 1,
+                            generator,
+                        )
+                        for index, first in enumerate((width_in, width))
+                    )
+                )
+            )
+        self.dropout: nn.Module = nn.Identity()
+        if dropout > 0.0:
+            self.dropout = Dropout(dropout, seeds[1])
+        self.embedding_width = channels[-1]
+        self.output = skip_init(nn.Linear, channels[-1], n_classes)
+        init_weight(self.output.weight, "identity", generator)
+        nn.init.zeros_(self.output.bias)
+        self.is_image = n_dims == 2
+        if self.is_image:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the mean over all places (n, d) of `x` (n, c, ...) or (n, c * ...)."""
+        x = self.augmentation(x.reshape(-1, *self.input_shape))
+        if self.is_image:
+            x = x.contiguous(memory_format=torch.channels_last)
+        for index, stage in enumerate(self.stages):
+            if index > 0:
+                # A side of one has nothing to halve.
+                kernel = [2 if side > 1 else 1 for side in x.shape[2:]]
+                pool = F.max_pool2d if self.is_image else F.max_pool1d
+                x = pool(x, kernel)
+            x = stage(x)
+        return x.flatten(2).mean(dim=2)
+
+    def head(self, z: Tensor) -> Tensor:
+        """Return the logits (n, n_classes) of the representation `z` (n, d)."""
+        return self.output(self.dropout(z))

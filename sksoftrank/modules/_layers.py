@@ -1,0 +1,146 @@
+"""Layers and initial weights that draw from generators of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+# The gain that keeps a layer's variance, by torch's names; GELU and SiLU are treated
+# as the ReLU they approximate.
+_GAIN = {"identity": "linear", "relu": "relu", "gelu": "relu", "silu": "relu"}
+AUGMENTATIONS = ("flip", "shift", "cutout")
+
+
+def make_generator(random_state: int | None) -> torch.Generator | None:
+    """Return a generator on the CPU; None stands for torch's global one."""
+    if random_state is None:
+        return None
+    return torch.Generator().manual_seed(random_state)
+
+
+def init_weight(
+    weight: Tensor, activation: str, generator: torch.Generator | None
+) -> None:
+    """Fill a weight such that its layer keeps the variance through `activation`."""
+    gain: Any = _GAIN.get(activation, activation)
+    nn.init.kaiming_uniform_(weight, nonlinearity=gain, generator=generator)
+
+
+class RandomLayer(nn.Module):
+    """A layer that draws from a generator of its own while it trains.
+
+    torch's own layers draw from the global generator, so that a fit would depend on
+    whatever else draws from it, and on which thread comes first.
+    """
+
+    def __init__(self, random_state: int | None = None) -> None:
+        super().__init__()
+        self.random_state = random_state
+        self._generator: torch.Generator | None = None
+
+    def _generator_on(self, device: torch.device) -> torch.Generator | None:
+        """Return the generator on a device; None stands for torch's global one."""
+        if self.random_state is not None and (
+            self._generator is None or self._generator.device != device
+        ):
+            self._generator = torch.Generator(device).manual_seed(self.random_state)
+        return self._generator
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A generator's state is 5 kB and serves training alone.
+        return {**self.__dict__, "_generator": None}
+
+
+class Dropout(RandomLayer):
+    """Dropout whose masks come from a generator of its own."""
+
+    def __init__(self, p: float, random_state: int | None = None) -> None:
+        super().__init__(random_state)
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        return x * self.fill_mask(torch.empty_like(x))
+
+    def fill_mask(self, mask: Tensor) -> Tensor:
+        """Fill `mask` with 0 for units to drop and 1 / (1 - p) for the others."""
+        keep = 1.0 - self.p
+        return mask.bernoulli_(keep, generator=self._generator_on(mask.device)).div_(
+            keep
+        )
+
+    def extra_repr(self) -> str:
+        return f"p={self.p:g}"
+
+
+class Augmentation(RandomLayer):
+    """Label-preserving changes of images or signals, drawn anew for each training step.
+
+    Parameters
+    ----------
+    kinds : sequence of {"flip", "shift", "cutout"}
+        "flip" mirrors half of the images left to right; "shift" moves each by up to an
+        eighth of its sides, with zeros coming in; "cutout" sets a box of a quarter of
+        the sides to zero (DeVries & Taylor 2017).
+    random_state : int, default=None
+        Seed; None draws from torch's global generator.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksoftrank.modules import Augmentation
+    >>> augmentation = Augmentation(["flip", "shift"], random_state=0)
+    >>> augmentation(torch.ones(5, 3, 8, 8)).shape
+    torch.Size([5, 3, 8, 8])
+    """
+
+    def __init__(self, kinds: Sequence[str], random_state: int | None = None) -> None:
+        super().__init__(random_state)
+        self.kinds = tuple(kinds)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return changed images (n, c, ...) in training, and `x` itself otherwise."""
+        if not self.training:
+            return x
+        n, device = len(x), x.device
+        generator = self._generator_on(device)
+
+        def draw(high: int) -> Tensor:
+            return torch.randint(high, (n, 1), generator=generator, device=device)
+
+        def along(values: Tensor, axis: int) -> Tensor:
+            """Return values (n, size) in the shape of x, but for axes of one."""
+            return values.view(n, *[1] * (axis - 1), -1, *[1] * (x.ndim - 1 - axis))
+
+        if "flip" in self.kinds:
+            x = torch.where(along(draw(2), 1).bool(), x.flip(-1), x)
+        if "shift" in self.kinds:
+            for axis, size in enumerate(x.shape[2:], start=2):
+                reach = max(size // 8, 1)
+                padding = [0, 0] * (x.ndim - 1 - axis) + [reach, reach]
+                places = torch.arange(size, device=device) + draw(2 * reach + 1)
+                index = along(places, axis).expand(x.shape)
+                x = F.pad(x, padding).gather(axis, index)
+        if "cutout" in self.kinds:
+            is_cut = torch.ones((), dtype=torch.bool, device=device)
+            for axis, size in enumerate(x.shape[2:], start=2):
+                distance = (torch.arange(size, device=device) - draw(size)).abs()
+                is_cut = is_cut & along(2 * distance < max(size // 4, 1), axis)
+            x = x.masked_fill(is_cut, 0.0)
+        return x
+
+    def extra_repr(self) -> str:
+        """Show the kinds where torch prints the module."""
+        return f"kinds={self.kinds}"
