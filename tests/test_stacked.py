@@ -1,6 +1,8 @@
 """The stacked engine: every member ends where it would have ended alone."""
 
 import copy
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -10,6 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skorch.callbacks import Callback
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Subset
 
 from sksoftrank import SoftRankMLPClassifier, SoftRankNet
 from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
@@ -21,6 +26,8 @@ from sksoftrank.training import (
     InMemoryDataset,
     Member,
     StopFlag,
+    _cuda_graph,
+    _stacked,
     train_stack,
 )
 from sksoftrank.training._stacked import network_bytes, stack_size
@@ -443,6 +450,297 @@ def test_members_that_are_no_stack_are_refused():
     normalized.module = MLP(5, 3, (12, 8), normalization="layer", random_state=0)
     with pytest.raises(ValueError, match="normalization='layer'"):
         train_stack([normalized])
+
+
+# -- Graphs ----------------------------------------------------------------------------
+
+
+class Tape(TorchDispatchMode):
+    """torch's calls, to be repeated on the same memory with the same numbers.
+
+    What a CUDA graph does with kernels: Python is not asked again.
+    """
+
+    # They wait for the device, copy from the host, or depend on values.
+    FORBIDDEN = ("_local_scalar_dense", "_to_copy", "lift_fresh", "nonzero", "item")
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        assert not any(name in call.name() for name in self.FORBIDDEN), call
+        out = call(*args, **kwargs)
+        self.calls.append((call, args, kwargs, out))
+        return out
+
+    def replay(self):
+        for call, args, kwargs, out in self.calls:
+            again = call(*args, **kwargs)
+            for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def states(generators):
+    return {generator.get_state().numpy().tobytes() for generator in generators}
+
+
+class TapeRecorder:
+    """Tapes in place of CUDA graphs."""
+
+    def __init__(self):
+        self.n_recorded = self.n_replayed = 0
+
+    def warm_up(self, function):
+        function()
+
+    def record(self, function, generators):
+        with Tape() as tape:
+            function()  # A CUDA graph would wait for the first launch.
+        self.n_recorded += 1
+        drawn = [kwargs.get("generator") for _, _, kwargs, _ in tape.calls]
+        # By their states, for a call is given another Python object.
+        assert states(g for g in drawn if g is not None) <= states(generators)
+        is_first = True
+
+        def launch():
+            nonlocal is_first
+            if not is_first:
+                self.n_replayed += 1
+                tape.replay()
+            is_first = False
+
+        return launch
+
+
+@contextmanager
+def recorded_by(recorder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_stacked, "recorder_for", lambda device: recorder)
+        yield recorder
+
+
+def in_single_precision(members):
+    """Round learning rates to what a tensor holds."""
+    for member in members:
+        member.learning_rates = np.float32(member.learning_rates).tolist()
+
+
+def assert_same(members, others):
+    for a, b in zip(members, others, strict=True):
+        assert a.history == b.history
+        assert str(a.error) == str(b.error)
+        assert torch.equal(weights(a.module), weights(b.module))
+
+
+@settings(deadline=None, max_examples=20)
+@given(stack=stacks([1, 7, 33]), deterministic=st.booleans())
+def test_replayed_steps_equal_steps_to_the_last_bit(stack, deterministic):
+    members, kind = stack
+    in_single_precision(members)
+    others = copy.deepcopy(members)
+    train_stack(members, kind, OPTIMIZERS[kind], deterministic=deterministic)
+    with recorded_by(TapeRecorder()) as recorder:
+        train_stack(others, kind, OPTIMIZERS[kind], deterministic=deterministic)
+    assert recorder.n_recorded > 0
+    assert recorder.n_replayed > 0
+    assert_same(members, others)
+
+
+def test_graphs_do_not_outlive_the_members_they_were_made_for():
+    def make():
+        members = [plain_member(k, n_epochs=n) for k, n in enumerate((8, 9, 6))]
+        members[0] = plain_member(0, n_epochs=8, dropout=0.3)
+        # It has no rows in the second of two blocks, which is for the others the same
+        # before and after it leaves.
+        members.append(plain_member(3, n_epochs=4, n=20))
+        for member in members:
+            member.batches.batches_per_block = 2
+        members[1].learning_rates[6:] = [1e30] * 3
+        in_single_precision(members)
+        return members
+
+    members, others = make(), make()
+    train_stack(members)
+    assert "of epoch 7" in str(members[1].error)
+    with recorded_by(TapeRecorder()) as recorder:
+        train_stack(others)
+    assert_same(members, others)
+    assert recorder.n_replayed > 0
+
+
+def test_losses_of_replayed_steps_are_read_once_an_epoch(monkeypatch):
+    events = []
+    for name, event in (("_train_block", "block"), ("_read", "read")):
+        method = getattr(_stacked._Training, name)
+
+        def note(self, *args, method=method, event=event):
+            events.append(event)
+            return method(self, *args)
+
+        monkeypatch.setattr(_stacked._Training, name, note)
+
+    def train():
+        events.clear()
+        members = [plain_member(seed, n_epochs=3) for seed in range(2)]
+        for member in members:
+            member.batches.batches_per_block = 2
+        train_stack(members)
+
+    train()
+    assert events == ["block", "read"] * 6
+    with recorded_by(TapeRecorder()):
+        train()
+    assert events == ["block", "block", "read", "read"] * 3
+
+
+def test_steps_that_cannot_be_captured_are_launched_one_by_one():
+    class Failing(TapeRecorder):
+        def record(self, function, generators):
+            self.n_recorded += 1
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    members = [plain_member(seed, dropout=0.3) for seed in range(2)]
+    in_single_precision(members)
+    others = copy.deepcopy(members)
+    train_stack(members)
+    with (
+        recorded_by(Failing()) as recorder,
+        pytest.warns(RuntimeWarning, match="one by one") as caught,
+    ):
+        train_stack(others)
+    assert len(caught) == recorder.n_recorded == 1
+    assert_same(members, others)
+
+
+class FakeGenerator:
+    def __init__(self, device=None):
+        self.device, self.state, self.is_capturing = device, 0, False
+
+    def get_state(self):
+        return self.state
+
+    def set_state(self, state):
+        self.state = state
+
+    def graphsafe_set_state(self, other):
+        self.__dict__.update(other.__dict__)
+
+
+class FakeGraph:
+    """torch's class and context in one; a failed capture leaves its marks."""
+
+    def __init__(self, graph=None, stream=None, capture_error_mode=None):
+        self.graph, self.generators = graph, []
+
+    def register_generator_state(self, generator):
+        self.generators.append(generator)
+
+    def __enter__(self):
+        for generator in self.graph.generators:
+            generator.is_capturing = True
+
+    def __exit__(self, kind, *rest):
+        if kind is not None:
+            raise RuntimeError("the capture was invalidated")
+        for generator in self.graph.generators:
+            generator.is_capturing = False
+
+    def replay(self):
+        return self
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_cuda_captures_register_generators_and_repair_them(monkeypatch, fails):
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    cuda = SimpleNamespace(
+        Stream=lambda device: stream,
+        current_stream=lambda device: stream,
+        stream=nullcontext,
+        device=nullcontext,
+        current_device=lambda: 0,
+        default_generators=[FakeGenerator()],
+        CUDAGraph=FakeGraph,
+        graph=FakeGraph,
+    )
+    fake = SimpleNamespace(cuda=cuda, Generator=FakeGenerator)
+    monkeypatch.setattr(_cuda_graph, "torch", fake)
+    recorder = _cuda_graph.recorder_for(torch.device("cuda", 0))
+    generator = FakeGenerator()
+    generator.state = 7
+    seen = []
+
+    def function():
+        seen.append(generator.is_capturing)
+        generator.state += 1
+        if fails and generator.is_capturing:
+            raise RuntimeError
+
+    recorder.warm_up(function)
+    assert generator.state == 8
+    if fails:
+        with pytest.raises(RuntimeError, match="invalidated"):
+            recorder.record(function, [generator])
+        assert generator.state == 8
+    else:
+        graph = recorder.record(function, [generator])()
+        assert graph.generators == [generator]
+    assert seen == [False, True]
+    assert not generator.is_capturing
+
+
+# -- Members on a device ---------------------------------------------------------------
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """Shapes of the tensors that change their device."""
+    shapes, to = [], torch.Tensor.to
+
+    def spy(tensor, *args, **kwargs):
+        moved = to(tensor, *args, **kwargs)
+        if moved.device != tensor.device:
+            shapes.append(tuple(tensor.shape))
+        return moved
+
+    monkeypatch.setattr(torch.Tensor, "to", spy)
+    return shapes
+
+
+def test_members_of_one_array_move_it_once(moves):
+    # No values, but a device that is not the CPU.
+    X = np.random.default_rng(0).standard_normal((40, 5))
+    weight = np.ones(40, np.float32)
+    members = []
+    for seed in range(3):
+        data = InMemoryDataset(X, np.full(40, seed), weight)
+        batches = InMemoryBatches(
+            data, 16, shuffle=True, random_state=seed, device="meta"
+        )
+        module = MLP(5, 3, (4,), random_state=seed).to("meta")
+        valid = InMemoryBatches(Subset(data, [1, 2, 3]), device="meta")
+        members.append(Member(module, batches, [1.0] * 3, [0.1] * 3, valid=valid))
+    moves.clear()
+    with torch.no_grad():
+        _stacked._Training(members, ADAM, {}, False, None)
+    # Labels are each member's own.
+    assert sorted(moves) == [(40,)] * 4 + [(40, 5)]
+
+
+def test_blocks_are_gathered_where_the_rows_are(moves):
+    data = problem(40, 5, 3, 0, weighted=True)
+    batches = InMemoryBatches(data, 16, shuffle=True, random_state=0, device="meta")
+    batches.load()
+    moves.clear()
+    order = batches.order()
+    assert moves == [(40,)]
+    for start in (0, 16, 32):
+        x, y, w = batches.gather(order, slice(start, start + 16))
+        assert len(x) == len(y) == len(w) == min(16, 40 - start)
+        assert x.device.type == y.device.type == w.device.type == "meta"
+    assert len(moves) == 1
 
 
 # -- Fits of estimators as a stack -----------------------------------------------------

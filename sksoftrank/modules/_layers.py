@@ -49,7 +49,7 @@ class RandomLayer(nn.Module):
         self.random_state = random_state
         self._generator: torch.Generator | None = None
 
-    def _generator_on(self, device: torch.device) -> torch.Generator | None:
+    def generator_on(self, device: torch.device) -> torch.Generator | None:
         """Return the generator on a device; None stands for torch's global one."""
         if self.random_state is not None and (
             self._generator is None or self._generator.device != device
@@ -77,7 +77,7 @@ class Dropout(RandomLayer):
     def fill_mask(self, mask: Tensor) -> Tensor:
         """Fill `mask` with 0 for units to drop and 1 / (1 - p) for the others."""
         keep = 1.0 - self.p
-        return mask.bernoulli_(keep, generator=self._generator_on(mask.device)).div_(
+        return mask.bernoulli_(keep, generator=self.generator_on(mask.device)).div_(
             keep
         )
 
@@ -115,7 +115,7 @@ class Augmentation(RandomLayer):
         if not self.training:
             return x
         n, device = len(x), x.device
-        generator = self._generator_on(device)
+        generator = self.generator_on(device)
 
         def draw(high: int) -> Tensor:
             return torch.randint(high, (n, 1), generator=generator, device=device)

@@ -26,6 +26,7 @@ BLOCK_BATCHES = 32
 BLOCK_BYTES = 4 << 20
 
 Target = Tensor | tuple[Tensor, Tensor]
+Order = npt.NDArray[np.intp] | Tensor | None
 
 
 class InMemoryDataset(Dataset):
@@ -104,8 +105,8 @@ class InMemoryBatches:
     min_batch_size : int, default=1
         A smaller last batch joins the one before.
     device : str or torch.device, default="cpu"
-        Where the batches go. Elsewhere than on the CPU, dense rows are moved there
-        once and stay.
+        Where the batches go. Elsewhere than on the CPU, dense rows, their labels and
+        weights are moved there once and stay.
 
     Examples
     --------
@@ -143,12 +144,13 @@ class InMemoryBatches:
         self.n_rows = len(dataset) if self.indices is None else len(self.indices)
         X, y, weight = dataset.X, dataset.y, dataset.sample_weight
         self._X = X.tocsr() if sparse.issparse(X) else X
-        if self.device.type != "cpu" and not sparse.issparse(X):
-            tensor = X if isinstance(X, Tensor) else as_tensor(np.asarray(X))
-            self._X = tensor.to(self.device)
+        self._stays = self.device.type != "cpu" and not sparse.issparse(X)
+        self._is_loaded = False
         # A placeholder where there is no target: skorch unpacks pairs.
         self._y = np.zeros(len(dataset), np.int64) if y is None else y
-        self._weight = None if weight is None else np.asarray(weight, np.float32)
+        self._weight: Any = None
+        if weight is not None:
+            self._weight = np.asarray(weight, np.float32)
         row_bytes = 4 * int(np.prod(X.shape[1:]))
         fitting = BLOCK_BYTES // max(row_bytes * batch_size, 1)
         self.batches_per_block = min(max(fitting, 1), BLOCK_BATCHES)
@@ -157,6 +159,36 @@ class InMemoryBatches:
     def is_weighted(self) -> bool:
         """Whether the rows have weights."""
         return self._weight is not None
+
+    def load(
+        self, loaded: dict[tuple[int, str], tuple[Any, Tensor]] | None = None
+    ) -> None:
+        """Move to the device what stays there, as the first batch would otherwise.
+
+        Parameters
+        ----------
+        loaded : dict, default=None
+            What was made of which array. Batches that are given the same one share it.
+            It should not outlive a training: an array may be changed in place later.
+        """
+        if self._is_loaded or not self._stays:
+            return
+        loaded = {} if loaded is None else loaded
+
+        def move(source: Any) -> Tensor:
+            key = id(source), str(self.device)
+            if key not in loaded:
+                tensor = source if isinstance(source, Tensor) else as_tensor(source)
+                if tensor.dtype == torch.float64:
+                    tensor = tensor.float()
+                # The source besides, lest its id becomes another's.
+                loaded[key] = source, tensor.to(self.device)
+            return loaded[key][1]
+
+        self._X, self._y = move(self._X), move(self._y)
+        if self._weight is not None:
+            self._weight = move(self._weight)
+        self._is_loaded = True
 
     def __len__(self) -> int:
         return len(self._slices())
@@ -170,20 +202,26 @@ class InMemoryBatches:
             )
         )
 
-    def order(self) -> npt.NDArray[np.intp] | None:
+    def order(self) -> Order:
         """Return the rows in the order of a pass; None for all, as they lie."""
-        if not self.shuffle:
-            return self.indices
-        if self.random_state is None:
-            order = torch.randperm(self.n_rows).numpy()
-        else:
-            order = self.random_state.permutation(self.n_rows)
-        return order if self.indices is None else self.indices[order]
+        order = self.indices
+        if self.shuffle:
+            if self.random_state is None:
+                order = torch.randperm(self.n_rows).numpy()
+            else:
+                order = self.random_state.permutation(self.n_rows)
+            if self.indices is not None:
+                order = self.indices[order]
+        if order is None or not self._stays:
+            return order
+        # It travels once a pass, not once a block.
+        return as_tensor(order).to(self.device)
 
     def gather(
-        self, order: npt.NDArray[np.intp] | None, places: slice
+        self, order: Order, places: slice
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return rows, labels and weights at `places` of `order`, on the device."""
+        self.load()
         rows = places if order is None else order[places]
         weight = None if self._weight is None else self._take(self._weight, rows)
         return self._take(self._X, rows), self._take(self._y, rows), weight
@@ -195,8 +233,8 @@ class InMemoryBatches:
             values = values[rows]
             tensor = values if isinstance(values, Tensor) else as_tensor(values)
         elif isinstance(values, Tensor):
-            index = torch.from_numpy(rows).to(values.device)
-            tensor = torch.index_select(values, 0, index)
+            index = rows if isinstance(rows, Tensor) else torch.from_numpy(rows)
+            tensor = torch.index_select(values, 0, index.to(values.device))
         else:  # Several times as fast as an index in brackets.
             tensor = as_tensor(np.asarray(values).take(rows, axis=0))
         if tensor.dtype == torch.float64:

@@ -48,19 +48,24 @@ def linear_layers(module: MLP) -> list[nn.Linear]:
     return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
 
 
-def stack_rows(parts: list[Tensor]) -> Tensor:
+def empty_rows(k: int, like: Tensor) -> Tensor:
+    """Return an uninitialised tensor (k, *like.shape), each part aligned."""
+    stride = -(-like.numel() // ALIGNMENT) * ALIGNMENT
+    return like.new_empty(k, stride)[:, : like.numel()].view(k, *like.shape)
+
+
+def stack_rows(parts: list[Tensor], out: Tensor | None = None) -> Tensor:
     """Return tensors (n_k, ...) as one (K, max n_k, ...), each part aligned.
 
-    Without a copy for a single one; the padding is never read.
+    Without `out` a single one is not copied; the padding is never read.
     """
-    if len(parts) == 1:
-        return parts[0][None]
-    longest = max(parts, key=len)
-    stride = -(-longest.numel() // ALIGNMENT) * ALIGNMENT
-    stacked = longest.new_empty(len(parts), stride)
-    for row, part in zip(stacked, parts, strict=True):
-        row[: part.numel()].copy_(part.flatten())
-    return stacked[:, : longest.numel()].view(len(parts), *longest.shape)
+    if out is None:
+        if len(parts) == 1:
+            return parts[0][None]
+        out = empty_rows(len(parts), max(parts, key=len))
+    for row, part in zip(out, parts, strict=True):
+        row[: len(part)].copy_(part)
+    return out
 
 
 class Stack:
@@ -123,6 +128,15 @@ class Stack:
             [layer for layer in module.modules() if isinstance(layer, Dropout)]
             for module in self.modules
         ]
+
+    def generators(self) -> list[torch.Generator]:
+        """Return what the masks are drawn from, less torch's own generator."""
+        made = [
+            dropout.generator_on(self.device)
+            for layers in self.dropouts
+            for dropout in layers
+        ]
+        return [generator for generator in made if generator is not None]
 
     def release(self, module: MLP, weights: Tensor) -> None:
         """Give a network these weights, in memory of its own."""

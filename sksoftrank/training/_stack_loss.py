@@ -14,24 +14,37 @@ if TYPE_CHECKING:
 
 
 class EpochSettings:
-    """What an epoch's steps need of each member: numbers, and tensors (K, 1, 1)."""
+    """What an epoch's steps need of each member: numbers, and tensors (K, 1, 1).
+
+    The tensors are made once and filled anew for each epoch.
+
+    Parameters
+    ----------
+    fixed : bool
+        Whether learning rates are tensors, too. A graph keeps the numbers that it was
+        captured with; on the CPU torch's kernels take only numbers, and round less.
+    """
 
     def __init__(
         self,
         members: Sequence[Member],
-        epoch: int,
         device: torch.device,
         n_classes: int,
+        fixed: bool,
     ) -> None:
         def column(values: list[Any]) -> Tensor:
             return torch.tensor(values, device=device).view(-1, 1, 1)
 
-        self.learning_rates = [m.learning_rates[epoch - 1] for m in members]
+        self.members = members
         self.weight_decays = [m.weight_decay for m in members]
-        temperatures = [m.temperatures[epoch - 1] for m in members]
-        self.temperature = (
-            None if all(t == 1.0 for t in temperatures) else column(temperatures)
-        )
+        self._rates: Tensor | None = None
+        self.learning_rates: Sequence[float | Tensor] = []
+        if fixed:
+            self._rates = torch.zeros(len(members), device=device)
+            self.learning_rates = self._rates.unbind()
+        # Dividing by one changes nothing, but takes time.
+        tempered = any(t != 1.0 for m in members for t in m.temperatures)
+        self.temperature = column([1.0] * len(members)) if tempered else None
         weighted = [m.batches.is_weighted for m in members]
         self.is_weighted = column(weighted) if any(weighted) else None
         # Share of the loss that is the target's, and of each class's.
@@ -44,6 +57,17 @@ class EpochSettings:
             math.inf if m.max_grad_norm is None else m.max_grad_norm for m in members
         ]
         self.max_grad_norms = norms if min(norms) < math.inf else None
+
+    def load(self, epoch: int) -> None:
+        """Take the temperatures and learning rates of an epoch, counted from one."""
+        rates = [m.learning_rates[epoch - 1] for m in self.members]
+        if self._rates is None:
+            self.learning_rates = rates
+        else:
+            self._rates.copy_(torch.tensor(rates))
+        if self.temperature is not None:
+            temperatures = [m.temperatures[epoch - 1] for m in self.members]
+            self.temperature.copy_(torch.tensor(temperatures).view(-1, 1, 1))
 
 
 class BlockLoss:
@@ -61,7 +85,12 @@ class BlockLoss:
     """
 
     def __init__(
-        self, counts: tuple[int, ...], batch_size: int, like: Tensor, n_classes: int
+        self,
+        counts: tuple[int, ...],
+        batch_size: int,
+        like: Tensor,
+        n_classes: int,
+        settings: EpochSettings,
     ) -> None:
         n_steps = -(-counts[0] // batch_size)
         self.sizes = [
@@ -70,58 +99,74 @@ class BlockLoss:
         ]
         sizes = torch.tensor(self.sizes, device=like.device)[..., None, None]
         self.n = sizes.clamp_min(1).float()
-        self.is_row = torch.arange(batch_size, device=like.device)[:, None] < sizes
+        self.is_padding = torch.arange(batch_size, device=like.device)[:, None] >= sizes
         self.is_full = counts[-1] == n_steps * batch_size
-        shape = (n_steps, len(counts), batch_size)
+        k = len(counts)
+        self._labels = torch.zeros(
+            k, n_steps * batch_size, dtype=torch.int64, device=like.device
+        )
+        self._weights: Tensor | None = None
+        self.is_weighted: Tensor | None = None
+        if settings.is_weighted is not None:
+            self._weights = like.new_zeros(self._labels.shape)
+            self.is_weighted = settings.is_weighted[:k]
+        self.keep = settings.keep[:k]
+        self.spread = None if settings.spread is None else settings.spread[:k]
+
+        def by_step(rows: Tensor) -> Tensor:
+            return rows.view(k, n_steps, batch_size, 1).transpose(0, 1)
+
+        # (steps, K, batch_size, 1)
+        self.y = by_step(self._labels)
+        self.weight = None if self._weights is None else by_step(self._weights)
+        shape = (n_steps, k, batch_size)
         self.targets = like.new_zeros(*shape, n_classes)
         self.log_p = like.new_zeros(*shape, n_classes)
+        self.losses = like.new_zeros(*shape, 1)
 
-    def _spread_out(self, parts: list[Tensor]) -> Tensor:
-        """Return tensors (n_k,) as one (steps, K, batch_size, 1)."""
-        n_steps, k, size = self.log_p.shape[:3]
-        padded = parts[0].new_zeros(k, n_steps * size)
-        for row, part in zip(padded, parts, strict=True):
-            row[: len(part)] = part
-        return padded.view(k, n_steps, size, 1).transpose(0, 1)
-
-    def load(
-        self,
-        gathered: list[tuple[Tensor, Tensor, Tensor | None]],
-        settings: EpochSettings,
-    ) -> None:
+    def load(self, gathered: list[tuple[Tensor, Tensor, Tensor | None]]) -> None:
         """Take the labels and weights of each member."""
-        self.y = self._spread_out([y for _, y, _ in gathered])
+        for row, (_, y, _) in zip(self._labels, gathered, strict=True):
+            row[: len(y)].copy_(y)
+        if self._weights is not None:
+            for row, (_, y, w) in zip(self._weights, gathered, strict=True):
+                if w is None:
+                    row[: len(y)].fill_(1.0)
+                else:
+                    row[: len(y)].copy_(w)
+
+    def aim(self) -> None:
+        """Compute the targets of all steps."""
         # Roundings as autograd makes them: without weights, the factors of the loss
         # over the rows' number; with them, their product with a row's share.
-        members = slice(len(gathered))
-        self.keep, self.spread = settings.keep[members], settings.spread
         on_target = self.keep / self.n
-        self.weight = None
-        if settings.is_weighted is not None:
-            self.weight = self._spread_out(
-                [torch.ones_like(x[:, 0]) if w is None else w for x, _, w in gathered]
-            )
-            is_weighted = settings.is_weighted[members]
+        if self.weight is not None and self.is_weighted is not None:
             share = self.weight * (1.0 / self.n)
-            on_target = torch.where(is_weighted, share * self.keep, on_target)
+            on_target = torch.where(self.is_weighted, share * self.keep, on_target)
         self.targets.zero_()
         if self.spread is not None:
-            self.spread = self.spread[members]
             everywhere = self.spread / self.n
-            if self.weight is not None:
-                everywhere = torch.where(is_weighted, share * self.spread, everywhere)
+            if self.weight is not None and self.is_weighted is not None:
+                everywhere = torch.where(
+                    self.is_weighted, share * self.spread, everywhere
+                )
             self.targets.sub_(everywhere)
         self.targets.scatter_add_(3, self.y, -on_target.expand_as(self.y))
 
-    def sums(self) -> Tensor:
-        """Return the sum of the rows' losses at each step, (steps, K), on the CPU."""
-        losses = self.log_p.gather(3, self.y)
+    def score(self) -> None:
+        """Compute the rows' losses from the log-probabilities, less their sign."""
+        torch.gather(self.log_p, 3, self.y, out=self.losses)
         if self.spread is not None:
-            losses *= self.keep
-            losses += self.spread * self.log_p.sum(3, keepdim=True)
+            self.losses *= self.keep
+            self.losses += self.spread * self.log_p.sum(3, keepdim=True)
         if self.weight is not None:
-            losses *= self.weight
+            self.losses *= self.weight
         if not self.is_full:
-            losses = torch.where(self.is_row, losses, 0.0)
-        # Added up on the CPU: not every device has double precision.
-        return -losses.cpu().sum(dim=(2, 3), dtype=torch.float64)
+            self.losses.masked_fill_(self.is_padding, 0.0)
+
+    def sums(self) -> Tensor:
+        """Return the sum of the rows' losses at each step, (steps, K), in double."""
+        losses = self.losses
+        if losses.device.type == "mps":  # It has no double precision.
+            losses = losses.cpu()
+        return -losses.sum(dim=(2, 3), dtype=torch.float64)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sksoftrank.training._stack import Stack
 from sksoftrank.training._stack_loss import EpochSettings
@@ -30,6 +31,7 @@ class FusedOptimizer:
         if kind is torch.optim.SGD:
             n_states = 1 if options["momentum"] else 0
             self._kernel = self._sgd
+            self._fused: Callable[..., None] = torch._fused_sgd_
             self._options = {
                 name: options[name]
                 for name in ("momentum", "dampening", "nesterov", "maximize")
@@ -92,7 +94,7 @@ class FusedOptimizer:
         for grad in grads:
             grad.mul_(scale)
 
-    def _adam(self, k: int, learning_rate: float, weight_decay: float) -> None:
+    def _adam(self, k: int, learning_rate: float | Tensor, weight_decay: float) -> None:
         params, grads, means, squares = self._lists[k]
         self._fused(
             params,
@@ -106,9 +108,9 @@ class FusedOptimizer:
             **self._options,
         )
 
-    def _sgd(self, k: int, learning_rate: float, weight_decay: float) -> None:
+    def _sgd(self, k: int, learning_rate: float | Tensor, weight_decay: float) -> None:
         params, grads, *momenta = self._lists[k]
-        torch._fused_sgd_(
+        self._fused(
             params,
             grads,
             momenta[0] if momenta else [],

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,8 +23,10 @@ from torch import Tensor
 from sksoftrank.losses import temperature_cross_entropy
 from sksoftrank.modules import MLP
 from sksoftrank.training._batches import BLOCK_BATCHES, InMemoryBatches
-from sksoftrank.training._stack import Pass, Stack, linear_layers, stack_rows
-from sksoftrank.training._stack_loss import BlockLoss, EpochSettings
+from sksoftrank.training._cuda_graph import Graphs, recorder_for
+from sksoftrank.training._stack import Pass, Stack, linear_layers
+from sksoftrank.training._stack_block import Block, Gathered
+from sksoftrank.training._stack_loss import EpochSettings
 from sksoftrank.training._stack_optimizer import FusedOptimizer
 from sksoftrank.training._stopping import BestEpoch, divergence
 
@@ -298,6 +300,11 @@ class _Training:
         deterministic: bool,
         stop: StopFlag | None,
     ) -> None:
+        loaded: dict[tuple[int, str], tuple[Any, Tensor]] = {}
+        for member in members:
+            member.batches.load(loaded)
+            if member.valid is not None:
+                member.valid.load(loaded)
         # Longest first: whoever still has rows at a step is then a range of the stack.
         self.active = sorted(members, key=lambda m: -m.batches.n_rows)
         self.stop = stop
@@ -307,9 +314,14 @@ class _Training:
         )
         # Weights to return to: of the last epoch finished, or of the best.
         self.kept = self.stack.params.clone()
-        # Made once for each shape that comes up.
+        recorder = recorder_for(self.stack.device)
+        self.graphs = (
+            None if recorder is None else Graphs(recorder, self.stack.generators)
+        )
+        # Made once for the members that are left, and each shape that comes up.
+        self.settings: EpochSettings | None = None
         self.passes: dict[tuple[int, int, int], Pass] = {}
-        self.losses: dict[tuple[tuple[int, ...], int], BlockLoss] = {}
+        self.blocks: dict[tuple[tuple[int, ...], int], Block] = {}
 
     def run(self) -> None:
         epoch = 0
@@ -383,8 +395,11 @@ class _Training:
         self.active, self.kept = [self.active[k] for k in rest], self.kept[rest]
         self.stack.select(rest)
         self.optimizer.select(rest)
+        self.settings = None
         self.passes.clear()
-        self.losses.clear()
+        if self.graphs is not None:
+            self.graphs.clear()
+        self.blocks.clear()
 
     def release(self) -> None:
         """Give all modules their weights, in memory of their own."""
@@ -398,80 +413,91 @@ class _Training:
         for layers in self.stack.dropouts:
             for dropout in layers:
                 dropout.train()
-        settings = EpochSettings(
-            members, epoch, self.stack.device, self.stack.n_classes
-        )
+        if self.settings is None:
+            self.settings = EpochSettings(
+                members,
+                self.stack.device,
+                self.stack.n_classes,
+                fixed=self.graphs is not None,
+            )
+        self.settings.load(epoch)
         sources = [m.batches for m in members]
         size = sources[0].batch_size
         n_rows = [source.n_rows for source in sources]
         orders = [source.order() for source in sources]
-        block = sources[0].batches_per_block * size
+        rows = sources[0].batches_per_block * size
         totals = torch.zeros(len(members), dtype=torch.float64)
         diverged: dict[int, None] = {}
-        for start in range(0, n_rows[0], block):
+        unread: list[tuple[int, Tensor]] = []
+        for start in range(0, n_rows[0], rows):
             if self.stop is not None and self.stop.is_set:
                 raise KeyboardInterrupt
             losses = self._train_block(
-                settings,
+                self.settings,
                 [
-                    source.gather(order, slice(start, min(start + block, n)))
+                    source.gather(order, slice(start, min(start + rows, n)))
                     for source, order, n in zip(sources, orders, n_rows, strict=True)
                     if start < n
                 ],
                 size,
-            )  # (steps, K)
-            totals[: losses.shape[1]] += losses.sum(dim=0)
-            if not losses.isfinite().all():
-                for step, k in torch.nonzero(~losses.isfinite()).tolist():
-                    if k not in diverged:
-                        diverged[k] = None
-                        where = f"step {start // size + step + 1}"
-                        members[k].error = self._divergence(
-                            members[k], float(losses[step, k]), where, epoch
-                        )
-                if len(diverged) == len(members):
-                    break
+            )
+            unread.append((start // size, losses))
+            # To read is to wait for all that the device has yet to do.
+            if self.graphs is not None and start + rows < n_rows[0]:
+                continue
+            for first, losses in unread:
+                self._read(epoch, first, losses.cpu(), totals, diverged)
+            unread.clear()
+            if len(diverged) == len(members):
+                break
         return (totals / torch.tensor(n_rows)).tolist(), diverged
 
-    def _train_block(
+    def _read(
         self,
-        settings: EpochSettings,
-        gathered: list[tuple[Tensor, Tensor, Tensor | None]],
-        batch_size: int,
+        epoch: int,
+        first: int,
+        losses: Tensor,
+        totals: Tensor,
+        diverged: dict[int, None],
+    ) -> None:
+        """Add losses (steps, K) from step `first` on to the totals of an epoch."""
+        totals[: losses.shape[1]] += losses.sum(dim=0)
+        if losses.isfinite().all():
+            return
+        for step, k in torch.nonzero(~losses.isfinite()).tolist():
+            if k not in diverged:
+                diverged[k] = None
+                member = self.active[k]
+                member.error = self._divergence(
+                    member, float(losses[step, k]), f"step {first + step + 1}", epoch
+                )
+
+    def _train_block(
+        self, settings: EpochSettings, gathered: Gathered, batch_size: int
     ) -> Tensor:
         """Step through rows gathered for each member; return summed losses (steps, K).
 
-        What the loss needs of the labels alone is computed for all steps at once.
+        Elsewhere than on the CPU they may be yet to come.
         """
         counts = tuple(len(x) for x, _, _ in gathered)
-        batch_size = min(batch_size, counts[0])
-        x = stack_rows([x for x, _, _ in gathered])
-        loss = self.losses.get((counts, batch_size))
-        if loss is None:
-            loss = BlockLoss(counts, batch_size, x, self.stack.n_classes)
-            self.losses[counts, batch_size] = loss
-        loss.load(gathered, settings)
-        for step, x_step in enumerate(x.split(batch_size, dim=1)):
-            target, log_p = loss.targets[step], loss.log_p[step]
-            first = 0
-            # In a last batch sizes may differ: those of one size step together.
-            for size, group in groupby(loss.sizes[step]):
-                last = first + len(list(group))
-                if size == 0:
-                    break
-                key = (first, last, size)
-                if key not in self.passes:
-                    self.passes[key] = Pass(self.stack, *key)
-                if last - first < len(target) or size < batch_size:
-                    here = (slice(first, last), slice(size))
-                    self.passes[key].run(
-                        settings, x_step[here], target[here], log_p[here]
-                    )
-                else:
-                    self.passes[key].run(settings, x_step, target, log_p)
-                self.optimizer.step(first, last, settings)
-                first = last
-        return loss.sums()
+        key = counts, min(batch_size, counts[0])
+        if key not in self.blocks:
+            self.blocks[key] = Block(
+                self.stack,
+                self.optimizer,
+                settings,
+                self.passes,
+                *key,
+                like=gathered[0][0],
+                fixed=self.graphs is not None,
+            )
+        block = self.blocks[key]
+        block.load(gathered)
+        if self.graphs is None:
+            block.run()
+        else:
+            self.graphs.run(key, block.run)
+        return block.loss.sums()
 
 
 def _validate(
@@ -479,20 +505,32 @@ def _validate(
 ) -> dict[str, float]:
     """Return a member's loss and weighted accuracy on its validation rows."""
     member.module.eval()
-    total, correct, weight = 0.0, 0.0, 0.0
+    losses, hits, weights = [], [], []
     for x, target in batches:
         y, w = target if isinstance(target, tuple) else (target, None)
         logits = member.module(x)
-        loss = temperature_cross_entropy(
-            logits,
-            y,
-            temperature,
-            sample_weight=w,
-            label_smoothing=member.label_smoothing,
+        losses.append(
+            temperature_cross_entropy(
+                logits,
+                y,
+                temperature,
+                sample_weight=w,
+                label_smoothing=member.label_smoothing,
+            )
         )
-        hits = (logits.argmax(dim=1) == y).cpu().double()
-        w = torch.ones_like(hits) if w is None else w.cpu().double()
-        total += loss.item() * len(y)
-        correct += (w * hits).sum().item()
+        hits.append(logits.argmax(dim=1) == y)
+        weights.append(torch.ones_like(y, dtype=torch.float32) if w is None else w)
+    # Read at the end: to read is to wait for all that the device has yet to do.
+    sizes = [len(hit) for hit in hits]
+    total, correct, weight = 0.0, 0.0, 0.0
+    for size, loss, hit, w in zip(
+        sizes,
+        torch.stack(losses).tolist(),
+        torch.cat(hits).cpu().split(sizes),
+        torch.cat(weights).cpu().double().split(sizes),
+        strict=True,
+    ):
+        total += loss * size
+        correct += (w * hit).sum().item()
         weight += w.sum().item()
     return {"valid_loss": total / batches.n_rows, "valid_acc": correct / weight}

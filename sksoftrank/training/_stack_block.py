@@ -1,0 +1,73 @@
+"""The steps of a stack over the rows of a block of batches."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from torch import Tensor
+
+from sksoftrank.training._stack import Pass, Stack, empty_rows, stack_rows
+from sksoftrank.training._stack_loss import BlockLoss, EpochSettings
+from sksoftrank.training._stack_optimizer import FusedOptimizer
+
+Gathered = list[tuple[Tensor, Tensor, Tensor | None]]
+
+
+class Block:
+    """What a stack does with `counts` rows, its members' own; descending.
+
+    `load` takes the rows, `run` steps through them. Where the rows are copied into
+    memory of the block's own, `run` is the same kernels on the same memory each time.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        optimizer: FusedOptimizer,
+        settings: EpochSettings,
+        passes: dict[tuple[int, int, int], Pass],
+        counts: tuple[int, ...],
+        batch_size: int,
+        like: Tensor,
+        fixed: bool,
+    ) -> None:
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.settings = settings
+        self.loss = BlockLoss(counts, batch_size, like, stack.n_classes, settings)
+        self.x = like[None]
+        self._own = empty_rows(len(counts), like) if fixed else None
+        # In a last batch sizes may differ: those of one size step together.
+        self.passes: list[list[tuple[Pass, int, int, int]]] = []
+        for sizes in self.loss.sizes:
+            first, here = 0, []
+            for size, group in groupby(sizes):
+                if size == 0:
+                    break
+                last = first + len(list(group))
+                key = (first, last, size)
+                if key not in passes:
+                    passes[key] = Pass(stack, *key)
+                here.append((passes[key], *key))
+                first = last
+            self.passes.append(here)
+
+    def load(self, gathered: Gathered) -> None:
+        """Take the rows, labels and weights of each member."""
+        self.x = stack_rows([x for x, _, _ in gathered], self._own)
+        self.loss.load(gathered)
+
+    def run(self) -> None:
+        """Step through the rows."""
+        # What the loss needs of the labels alone is computed for all steps at once.
+        self.loss.aim()
+        for step, x in enumerate(self.x.split(self.batch_size, dim=1)):
+            target, log_p = self.loss.targets[step], self.loss.log_p[step]
+            for passing, first, last, size in self.passes[step]:
+                if last - first < len(target) or size < self.batch_size:
+                    here = (slice(first, last), slice(size))
+                    passing.run(self.settings, x[here], target[here], log_p[here])
+                else:
+                    passing.run(self.settings, x, target, log_p)
+                self.optimizer.step(first, last, self.settings)
+        self.loss.score()
