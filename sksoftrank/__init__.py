@@ -14,18 +14,21 @@ if TYPE_CHECKING:
         compression,
         corruptions,
         datasets,
+        detectors,
         displays,
         domains,
         estimators,
         inspection,
         losses,
         modules,
+        ood,
         rank,
         search,
         shifts,
         training,
     )
     from sksoftrank.compression import RankCompressor
+    from sksoftrank.detectors import OODDetector
     from sksoftrank.estimators import (
         SoftRankClassifier,
         SoftRankCNNClassifier,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "OODDetector": "detectors",
     "RankCompressor": "compression",
     "SoftRankCNNClassifier": "estimators",
     "SoftRankClassifier": "estimators",
@@ -53,12 +57,14 @@ _SUBMODULES = (
     "compression",
     "corruptions",
     "datasets",
+    "detectors",
     "displays",
     "domains",
     "estimators",
     "inspection",
     "losses",
     "modules",
+    "ood",
     "rank",
     "search",
     "shifts",
@@ -66,6 +72,7 @@ _SUBMODULES = (
 )
 
 __all__ = [
+    "OODDetector",
     "RankCompressor",
     "SoftRankCNNClassifier",
     "SoftRankClassifier",
@@ -79,12 +86,14 @@ __all__ = [
     "compression",
     "corruptions",
     "datasets",
+    "detectors",
     "displays",
     "domains",
     "estimators",
     "inspection",
     "losses",
     "modules",
+    "ood",
     "rank",
     "search",
     "shifts",

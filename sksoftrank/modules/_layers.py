@@ -50,7 +50,7 @@ class RandomLayer(nn.Module):
         self._generator: torch.Generator | None = None
 
     def generator_on(self, device: torch.device) -> torch.Generator | None:
-        """Return the generator on a device; None stands for torch's global one."""
+        """Return the generator on `device`; None stands for torch's global one."""
         if self.random_state is not None and (
             self._generator is None or self._generator.device != device
         ):
