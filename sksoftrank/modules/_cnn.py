@@ -148,14 +148,15 @@ class CNN(EmbedHeadModule):
         init_weight(self.output.weight, "identity", generator)
         nn.init.zeros_(self.output.bias)
         self.is_image = n_dims == 2
+        self.memory_format = torch.contiguous_format
         if self.is_image:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.memory_format = torch.channels_last
+            self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the mean over all places (n, d) of `x` (n, c, ...) or (n, c * ...)."""
         x = self.augmentation(x.reshape(-1, *self.input_shape))
-        if self.is_image:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=self.memory_format)
         for index, stage in enumerate(self.stages):
             if index > 0:
                 # A side of one has nothing to halve.
