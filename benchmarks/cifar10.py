@@ -125,8 +125,12 @@ def main():
     cuda = torch.cuda.is_available()
     p.add_argument("--images", type=int, default=50_000 if cuda else 10_000)
     p.add_argument("--test-images", type=int, default=10_000 if cuda else 4_000)
-    p.add_argument("--epochs", type=int, default=60 if cuda else 20)
-    p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--epochs", type=int, default=60 if cuda else 12)
+    p.add_argument("--seeds", type=int, default=3, help="of ours")
+    p.add_argument("--rival-seeds", type=int, default=2)
+    p.add_argument(
+        "--kinds", nargs="+", choices=list(ESTIMATORS), default=[*ESTIMATORS]
+    )
     p.add_argument("--turns", type=int, default=3)
     p.add_argument("--timed-images", type=int, default=50_000 if cuda else 1_280)
     p.add_argument("--only", choices=["accuracy", "time"])
@@ -135,11 +139,15 @@ def main():
     device = "cuda" if cuda else "cpu"
     data = load_cifar10(args.data, n_train=args.images, n_test=args.test_images)
     results = {}
-    for kind in ESTIMATORS:
+    for kind in args.kinds:
         results[kind] = {}
         if args.only != "time":
             # Single-threaded fits side by side use two cores better than two threads.
-            jobs = [(t, s) for s in range(args.seeds) for t in TRAINERS]
+            seeds = {
+                t: range(args.seeds if t == "ours" else args.rival_seeds)
+                for t in TRAINERS
+            }
+            jobs = [(t, s) for t in TRAINERS for s in seeds[t]]
             scores = Parallel(n_jobs=1 if cuda else 2)(
                 delayed(accuracy)(
                     kind, t, s, args.epochs, device, data, None if cuda else 1
@@ -176,12 +184,19 @@ def main():
                 flush=True,
             )
     write(
-        "cifar10" if args.only is None else f"cifar10_{args.only}",
+        "_".join(
+            [
+                "cifar10",
+                *(args.kinds if len(args.kinds) < len(ESTIMATORS) else []),
+                *([args.only] if args.only else []),
+            ]
+        ),
         results,
         images=args.images,
         test_images=args.test_images,
         epochs=args.epochs,
         seeds=args.seeds,
+        rival_seeds=args.rival_seeds,
         device=device,
     )
 

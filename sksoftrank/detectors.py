@@ -163,7 +163,7 @@ class _Rows:
         if isinstance(last, SoftRankEnsembleClassifier):
             # The members' mean logit, of their features side by side.
             heads = [
-                _affine(member._head(), member._embedding_width())
+                _affine(member._head(), member.module_.embedding_width)
                 for member in last.estimators_
             ]
             weights, offsets = zip(*heads, strict=True)

@@ -19,7 +19,7 @@ from sksoftrank.modules._cnn import CNN_NORMALIZATIONS
 from sksoftrank.modules._layers import ACTIVATIONS, AUGMENTATIONS
 
 
-@document_shared()
+@document_shared(optimizer="adamw", weight_decay="0.05", base_rate="0.003")
 class SoftRankCNNClassifier(ShapedInputClassifier):
     """Convolutional network whose softmax temperature sets the rank of its embedding.
 
@@ -87,6 +87,7 @@ class SoftRankCNNClassifier(ShapedInputClassifier):
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "augmentation": ["array-like"],
     }
+    _base_rates = {"adam": 3e-3, "adamw": 3e-3, "sgd": 5e-2}  # noqa: RUF012
     # Their activations are many times as large as a table's.
     _inference_rows = 256
 
@@ -103,9 +104,9 @@ class SoftRankCNNClassifier(ShapedInputClassifier):
         temperature: float | TemperatureSchedule = 1.0,
         n_components: str | float | None = "auto",
         compression_tol: float = 0.005,
-        optimizer: str = "adam",
+        optimizer: str = "adamw",
         learning_rate: str | float = "auto",
-        weight_decay: float = 0.0,
+        weight_decay: float = 0.05,
         lr_schedule: str = "cosine",
         label_smoothing: float = 0.0,
         max_grad_norm: float | None = None,

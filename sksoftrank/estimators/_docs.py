@@ -21,7 +21,7 @@ compression_tol : float, default=0.005
 optimizer : {{"adam", "adamw", "sgd"}}, default="{optimizer}"
     "sgd" has a Nesterov momentum of 0.9.
 learning_rate : "auto" or float, default="auto"
-    "auto" is a base rate (0.001 for "adam" and "adamw", 0.05 for "sgd") times the
+    "auto" is a base rate ({base_rate} for "adam" and "adamw", 0.05 for "sgd") times the
     square root of the temperature.
 weight_decay : float, default={weight_decay}
     Non-negative. L2 penalty; decoupled from the gradient for "adamw".
@@ -102,6 +102,7 @@ logit_norm_ : float
 _DEFAULTS = {
     "optimizer": "adam",
     "weight_decay": "0.0",
+    "base_rate": "0.001",
     "lr_schedule": "cosine",
     "max_grad_norm": "None",
     "max_epochs": "50",

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,10 @@ from sksoftrank.losses import TemperatureSchedule, as_schedule
 from sksoftrank.modules import EmbedHeadModule
 from sksoftrank.training import AccuracyStopping, SoftRankNet
 
-# Class, parameters, and the base rate that learning_rate="auto" multiplies by the
-# square root of the temperature.
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], float]] = {
-    "adam": (torch.optim.Adam, {}, 1e-3),
-    "adamw": (torch.optim.AdamW, {}, 1e-3),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, 5e-2),
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {}),
+    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
 }
 # Arguments of the net that the estimator has a parameter of its own for.
 RESERVED = {
@@ -40,6 +38,9 @@ RESERVED = {
 
 class NetRecipe(BaseEstimator, ABC):
     """Parameters, and how a net follows from them."""
+
+    # What learning_rate="auto" multiplies by the square root of the temperature.
+    _base_rates: ClassVar[dict[str, float]] = {"adam": 1e-3, "adamw": 1e-3, "sgd": 5e-2}
 
     _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
         "temperature": [Interval(Real, 0, None, closed="neither"), TemperatureSchedule],
@@ -225,7 +226,7 @@ class NetRecipe(BaseEstimator, ABC):
         if self.learning_rate != "auto":
             return float(self.learning_rate)
         progress = 1.0 if incremental else 0.0
-        base = OPTIMIZERS[self.optimizer][2]
+        base = self._base_rates[self.optimizer]
         return base * math.sqrt(as_schedule(self.temperature)(progress))
 
     def _learning_rate_factors(self) -> list[float]:
@@ -284,7 +285,7 @@ class NetRecipe(BaseEstimator, ABC):
         callbacks.extend(copy.deepcopy(self.callbacks or []))
 
         module, module_params = self._module_recipe(self.n_features_in_)
-        optimizer, optimizer_params, _ = OPTIMIZERS[self.optimizer]
+        optimizer, optimizer_params = OPTIMIZERS[self.optimizer]
         net_params = {
             "optimizer": optimizer,
             **{f"optimizer__{name}": v for name, v in optimizer_params.items()},
@@ -325,4 +326,4 @@ class NetRecipe(BaseEstimator, ABC):
         )
 
     def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-        return OPTIMIZERS[self.optimizer][:2]
+        return OPTIMIZERS[self.optimizer]
