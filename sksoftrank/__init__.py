@@ -36,13 +36,18 @@ if TYPE_CHECKING:
         SoftRankMLPClassifier,
         SoftRankTransformerClassifier,
     )
-    from sksoftrank.search import StackedGridSearchCV, StackedRandomizedSearchCV
+    from sksoftrank.search import (
+        OODSearchCV,
+        StackedGridSearchCV,
+        StackedRandomizedSearchCV,
+    )
     from sksoftrank.training import SoftRankNet
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "OODDetector": "detectors",
+    "OODSearchCV": "search",
     "RankCompressor": "compression",
     "SoftRankCNNClassifier": "estimators",
     "SoftRankClassifier": "estimators",
@@ -73,6 +78,7 @@ _SUBMODULES = (
 
 __all__ = [
     "OODDetector",
+    "OODSearchCV",
     "RankCompressor",
     "SoftRankCNNClassifier",
     "SoftRankClassifier",

@@ -6,11 +6,13 @@ import pytest
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from sksoftrank import (
+    OODSearchCV,
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
     StackedGridSearchCV,
     StackedRandomizedSearchCV,
 )
+from sksoftrank.shifts import OffsetDrift
 
 CONFIGURATIONS = {
     "default": {},
@@ -54,6 +56,9 @@ ESTIMATORS = {
     "grid search": StackedGridSearchCV(SEEDED, CANDIDATES, **SEARCH),
     "randomized search": StackedRandomizedSearchCV(
         SEEDED, CANDIDATES, n_iter=2, **SEARCH
+    ),
+    "ood search": OODSearchCV(
+        SEEDED, CANDIDATES, n_trials=5, shifts=[OffsetDrift(1)], **SEARCH
     ),
 }
 

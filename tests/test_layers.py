@@ -91,6 +91,7 @@ def test_the_rule_sees_an_import_from_above(tmp_path):
         # scikit-learn itself imports pandas where it is installed.
         ("from sksoftrank import SoftRankMLPClassifier", {"matplotlib", "optuna"}),
         ("import sksoftrank.__main__", {"matplotlib", "optuna"}),
+        ("from sksoftrank import StackedGridSearchCV", {"matplotlib", "optuna"}),
     ],
 )
 def test_import_is_light(statement, absent):

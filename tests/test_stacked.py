@@ -301,6 +301,19 @@ def test_an_interruption_keeps_the_last_finished_epoch(by_flag):
         assert torch.equal(weights(member.module), weights(reference_member.module))
 
 
+def test_a_member_that_is_told_to_stop_leaves_the_others_as_they_were():
+    members = [plain_member(seed) for seed in range(3)]
+    members[1].on_epoch = lambda member: len(member.history) == 2
+    expected = [plain_member(seed) for seed in range(3)]
+    expected[1] = plain_member(1, n_epochs=2)
+    train_stack(members)
+    train_stack(expected)
+    assert [member.is_stopped for member in members] == [False, True, False]
+    for member, reference_member in zip(members, expected, strict=True):
+        assert len(member.history) == reference_member.n_epochs
+        assert torch.equal(weights(member.module), weights(reference_member.module))
+
+
 def test_an_interruption_before_an_epoch_is_raised_and_changes_nothing():
     members = [plain_member(seed) for seed in range(2)]
     before = [weights(member.module).clone() for member in members]

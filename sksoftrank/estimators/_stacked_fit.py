@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
-from sksoftrank.training import StopFlag, train_stack
+from sksoftrank.training import Member, StopFlag, train_stack
 from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stacked import stack_key
 
 
 @dataclass
 class Fit:
-    """A call ``estimator.fit(X, y, **params)``, and the error it ended with."""
+    """A call ``estimator.fit(X, y, **params)``, and the error it ended with.
+
+    Where the fit is stacked, `on_epoch` is called after each epoch with its number; the
+    estimator then predicts with the weights it has got so far. What returns True ends
+    the training, and leaves the estimator without a basis for `transform`.
+    """
 
     estimator: BaseSoftRankClassifier
     X: Any
     y: Any
     params: dict[str, Any] = field(default_factory=dict)
     error: Exception | None = None
+    on_epoch: Callable[[int], bool] | None = None
 
 
 def fits_by_parts(estimator: Any) -> bool:
@@ -73,6 +79,8 @@ def fit_stacked(
                     raise KeyboardInterrupt
                 estimator._complete(training, compress=compress)
                 continue
+            if fit.on_epoch is not None:
+                _follow(fit, training)
         except Exception as error:
             fit.error = error
             continue
@@ -95,7 +103,27 @@ def fit_stacked(
         if any(member.is_interrupted for member in members):
             raise KeyboardInterrupt
         for fit, training in stack:
+            if training.member is not None and training.member.is_stopped:
+                continue
             try:
                 fit.estimator._complete(training, compress=compress)
             except Exception as error:
                 fit.error = error
+
+
+def _follow(fit: Fit, training: Training) -> None:
+    """Let a fit's `on_epoch` be called as its member trains."""
+    member, estimator, on_epoch = training.member, fit.estimator, fit.on_epoch
+    assert member is not None
+    assert on_epoch is not None
+    record = member.on_epoch
+
+    def after(member: Member) -> bool:
+        if record is not None:
+            record(member)
+        epoch = len(member.history)
+        estimator.net_ = training.net
+        estimator.temperature_ = member.temperatures[epoch - 1]
+        return on_epoch(epoch)
+
+    member.on_epoch = after

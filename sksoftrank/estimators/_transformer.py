@@ -23,7 +23,8 @@ from sksoftrank.modules import EmbedHeadModule, Transformer
 
 @document_shared(
     optimizer="adamw",
-    weight_decay="0.01",
+    weight_decay="0.1",
+    base_rate="0.003",
     lr_schedule="warmup_cosine",
     max_grad_norm="1.0",
 )
@@ -106,6 +107,7 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "augmentation": ["array-like"],
     }
+    _base_rates = {"adam": 3e-3, "adamw": 3e-3, "sgd": 5e-2}  # noqa: RUF012
     # Their activations are many times as large as an MLP's.
     _inference_rows = 256
 
@@ -127,7 +129,7 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
         compression_tol: float = 0.005,
         optimizer: str = "adamw",
         learning_rate: str | float = "auto",
-        weight_decay: float = 0.01,
+        weight_decay: float = 0.1,
         lr_schedule: str = "warmup_cosine",
         label_smoothing: float = 0.0,
         max_grad_norm: float | None = 1.0,

@@ -1,5 +1,25 @@
-"""Searches over hyperparameters."""
+"""Searches over hyperparameters.
+
+`OODSearchCV` is imported when it is first used, as it imports Optuna.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from sksoftrank.search._stacked import StackedGridSearchCV, StackedRandomizedSearchCV
 
-__all__ = ["StackedGridSearchCV", "StackedRandomizedSearchCV"]
+if TYPE_CHECKING:
+    from sksoftrank.search._ood import OODSearchCV
+
+__all__ = ["OODSearchCV", "StackedGridSearchCV", "StackedRandomizedSearchCV"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "OODSearchCV":
+        from sksoftrank.search._ood import OODSearchCV
+
+        return OODSearchCV
+    raise AttributeError(f"module 'sksoftrank.search' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
@@ -23,31 +22,31 @@ from sklearn.model_selection._validation import (
     _insert_error_scores,
     _warn_or_raise_about_fit_failures,
 )
-from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, assert_all_finite, get_tags, indexable
-from sklearn.utils.metaestimators import _safe_split, available_if
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
 from sksoftrank.estimators import BaseSoftRankClassifier
 from sksoftrank.estimators._stacked_fit import Fit, fit_stacked, fits_by_parts
+from sksoftrank.search._fits import (
+    Job,
+    last_step,
+    plan_stacks,
+    prepare_fit,
+    with_params,
+)
 from sksoftrank.training import StopFlag
 
 Array = npt.NDArray[Any]
 
 
 @dataclass
-class Job:
-    """One candidate on one split, of as many as there are."""
+class ScoredJob(Job):
+    """A job of as many as there are, scored as scikit-learn does."""
 
-    candidate: int
     n_candidates: int
-    params: dict[str, Any]
-    # Identities of the values, which those don't keep on their way to a process.
-    ids: dict[str, int]
-    split: int
     n_splits: int
-    train: Array
     test: Array
 
 
@@ -142,14 +141,14 @@ class _StackedSearch(BaseSearchCV):
                     f" totalling {len(splits) * len(added)} fits"
                 )
             jobs = [
-                Job(
+                ScoredJob(
                     candidate,
-                    len(added),
                     params,
                     {name: id(value) for name, value in params.items()},
                     split,
-                    len(splits),
                     train,
+                    len(added),
+                    len(splits),
                     test,
                 )
                 for (candidate, params), (split, (train, test)) in product(
@@ -189,7 +188,7 @@ class _StackedSearch(BaseSearchCV):
                 ]
             self.best_params_ = results["params"][self.best_index_]
         if self.refit:
-            best = _with_params(base_estimator, self.best_params_)
+            best = with_params(base_estimator, self.best_params_)
             start = time.time()
             self.best_estimator_ = best.fit(X, y, **routed.estimator.fit)
             self.refit_time_ = time.time() - start
@@ -230,7 +229,7 @@ class _StackedSearch(BaseSearchCV):
 
     def _search_obstacle(self) -> str | None:
         """Return why no candidate can be stacked; None if some may be."""
-        last = _last_step(self.estimator)
+        last = last_step(self.estimator)
         if not isinstance(last, BaseSoftRankClassifier):
             return (
                 f"{type(last).__name__} is no SoftRankMLPClassifier, nor a pipeline "
@@ -274,7 +273,7 @@ class _Evaluation:
         )
 
     def run(
-        self, jobs: list[Job], n_jobs: int | None, pre_dispatch: Any
+        self, jobs: list[ScoredJob], n_jobs: int | None, pre_dispatch: Any
     ) -> list[dict[str, Any]]:
         """Return the results in the order of the jobs."""
         n_workers = effective_n_jobs(n_jobs)
@@ -311,74 +310,26 @@ class _Evaluation:
         }
         return [by_place[job.candidate, job.split] for job in jobs]
 
-    def _chunks(self, jobs: list[Job], n_workers: int) -> list[list[Job]]:
+    def _chunks(self, jobs: list[ScoredJob], n_workers: int) -> list[list[ScoredJob]]:
         """Return lists of jobs: those of one can train together."""
-        by_candidate: dict[int, list[Job]] = {}
-        for job in jobs:
-            by_candidate.setdefault(job.candidate, []).append(job)
-        stackable: dict[Hashable, list[Job]] = {}
-        lasts: dict[Hashable, Any] = {}
-        chunks: list[list[Job]] = []
-        self.n_fits += len(jobs)
-        for own in by_candidate.values():
-            last = _last_step(_with_params(self.base_estimator, own[0].params))
-            obstacle = (
-                last._stacking_obstacle()
-                if fits_by_parts(last)
-                else f"the candidate ends in {type(last).__name__}"
-            )
-            key = None
-            if obstacle is not None:
-                self.obstacles[obstacle] += len(own)
-            else:
-                # Of parameters that can't be: its fit will say so.
-                with suppress(ValueError, TypeError):
-                    last._validate_params()
-                    last._resolve_device()
-                    key = last._stack_key()
-                if key is None:
-                    self.obstacles["invalid parameters"] += len(own)
-            if key is None:
-                chunks.extend([job] for job in own)
-            else:
-                stackable.setdefault(key, []).extend(own)
-                lasts[key] = last
         n_classes = len(set(np.asarray(self.y).ravel().tolist()))
-        for key, members in stackable.items():
-            # Before transformers the columns of X are a guess at the network's.
-            shape: tuple[int, ...] = getattr(self.X, "shape", ())
-            n_features = shape[1] if len(shape) == 2 else 1
-            last = lasts[key]
-            size = last._stack_size(n_features, n_classes, len(members), n_workers)
-            # Splits together: their rows are cut out and transformed once a chunk.
-            members = sorted(members, key=lambda job: job.split)
-            stacks = [
-                members[start : start + size] for start in range(0, len(members), size)
-            ]
-            chunks.extend(stacks)
-            n_splits = max(len({job.split for job in stack}) for stack in stacks)
-            self.stack_bytes = max(
-                self.stack_bytes,
-                min(n_workers, len(stacks))
-                * (
-                    last._stack_bytes(n_features, n_classes, size)
-                    # Rows to train on, and once more all rows, cut out to be scored.
-                    + (n_splits + 1) * _nbytes(self.X)
-                ),
-            )
+        plan = plan_stacks(self.base_estimator, jobs, self.X, n_classes, n_workers)
+        self.n_fits += len(jobs)
+        self.obstacles += plan.obstacles
+        self.stack_bytes = max(self.stack_bytes, plan.n_bytes)
         if self.score_options["verbose"] > 0 and self.stack_bytes:
             print(  # noqa: T201
-                f"Training in {len(chunks)} stacks, {n_workers} at a time, which takes "
-                f"about {self.stack_bytes / 2**20:.0f} MB"
+                f"Training in {len(plan.chunks)} stacks, {n_workers} at a time, which "
+                f"takes about {self.stack_bytes / 2**20:.0f} MB"
             )
-        return chunks
+        return plan.chunks
 
 
 def _fit_and_score_chunk(
     base_estimator: BaseEstimator,
     X: Any,
     y: Any,
-    jobs: list[Job],
+    jobs: list[ScoredJob],
     fit_params: dict[str, Any],
     compress: bool,
     score_options: dict[str, Any],
@@ -389,8 +340,8 @@ def _fit_and_score_chunk(
     if n_threads is not None:
         torch.set_num_threads(n_threads)
     start = time.time()
-    estimators = [_with_params(base_estimator, job.params) for job in jobs]
-    if not all(fits_by_parts(_last_step(estimator)) for estimator in estimators):
+    estimators = [with_params(base_estimator, job.params) for job in jobs]
+    if not all(fits_by_parts(last_step(estimator)) for estimator in estimators):
         return [
             _score(estimator, X, y, job, fit_params, score_options)
             for estimator, job in zip(estimators, jobs, strict=True)
@@ -400,7 +351,7 @@ def _fit_and_score_chunk(
     shared: dict[Any, tuple[Any, Fit]] = {}
     for place, (job, estimator) in enumerate(zip(jobs, estimators, strict=True)):
         try:
-            fits[place] = _prepare(estimator, job, X, y, fit_params, shared)
+            fits[place] = prepare_fit(estimator, job, X, y, fit_params, shared)
         except Exception as failure:
             errors[place] = failure
     fit_stacked(list(fits.values()), compress=compress, stop=stop)
@@ -421,7 +372,7 @@ def _score(
     estimator: Any,
     X: Any,
     y: Any,
-    job: Job,
+    job: ScoredJob,
     fit_params: dict[str, Any],
     score_options: dict[str, Any],
 ) -> dict[str, Any]:
@@ -440,45 +391,6 @@ def _score(
     )
 
 
-def _prepare(
-    estimator: Any,
-    job: Job,
-    X: Any,
-    y: Any,
-    fit_params: dict[str, Any],
-    shared: dict[Any, tuple[Any, Fit]],
-) -> Fit:
-    """Fit the steps before the last one, and return the last one's fit, not yet made.
-
-    The steps before are fitted once for all jobs that share them, in `shared`.
-    """
-    last = _last_step(estimator)
-    prefix = _prefix(estimator)
-    early = [(k, i) for k, i in job.ids.items() if not k.startswith(prefix)]
-    key = (job.split, *sorted(early))
-    if key in shared:
-        other, fit = shared[key]
-        _take_steps(estimator, other)
-        return Fit(last, fit.X, fit.y, fit.params)
-    rows, labels = _safe_split(estimator, X, y, job.train)
-    call = _check_method_params(X, params=fit_params, indices=job.train)
-    fit = Fit(last, rows, labels, call)
-    if last is not estimator:
-
-        def capture(X: Any, y: Any = None, **params: Any) -> Any:
-            fit.X, fit.y, fit.params = X, y, params
-            return last
-
-        # The pipeline fits and transforms as it would, up to its last step's fit.
-        last.fit = capture
-        try:
-            estimator.fit(rows, labels, **call)
-        finally:
-            del last.fit
-    shared[key] = (estimator, fit)
-    return fit
-
-
 def _end_with(estimator: Any, error: Exception | None) -> None:
     """Let the next `fit` do nothing, or raise the error that the fit ended with."""
 
@@ -491,40 +403,6 @@ def _end_with(estimator: Any, error: Exception | None) -> None:
 
     estimator.fit = fit
     estimator.set_params = lambda **_: estimator
-
-
-def _with_params(estimator: Any, params: dict[str, Any]) -> Any:
-    # Parameters may be estimators themselves.
-    return clone(estimator).set_params(**clone(params, safe=False))
-
-
-def _nbytes(X: Any) -> int:
-    """Return the size of an array, sparse matrix or frame; 0 of anything else."""
-    if hasattr(X, "memory_usage"):
-        return int(np.sum(X.memory_usage()))
-    return int(getattr(getattr(X, "data", X), "nbytes", getattr(X, "nbytes", 0)))
-
-
-def _last_step(estimator: Any) -> Any:
-    while isinstance(estimator, Pipeline):
-        estimator = estimator.steps[-1][1]
-    return estimator
-
-
-def _prefix(estimator: Any) -> str:
-    """Return what the names of the last step's parameters begin with."""
-    prefix = ""
-    while isinstance(estimator, Pipeline):
-        name, estimator = estimator.steps[-1]
-        prefix += f"{name}__"
-    return prefix
-
-
-def _take_steps(estimator: Any, other: Any) -> None:
-    """Let a pipeline have the fitted steps of another, but its own last one."""
-    while isinstance(estimator, Pipeline):
-        estimator.steps[:-1] = other.steps[:-1]
-        estimator, other = estimator.steps[-1][1], other.steps[-1][1]
 
 
 class StackedGridSearchCV(_StackedSearch, GridSearchCV):

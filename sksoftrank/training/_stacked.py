@@ -127,7 +127,7 @@ class Member:
     stopping : BestEpoch, default=None
         When to stop by the validation; the weights of the best epoch are restored.
     on_epoch : callable, default=None
-        Called with the member after each epoch.
+        Called with the member after each epoch; what returns True ends its training.
 
     Attributes
     ----------
@@ -138,6 +138,8 @@ class Member:
         of the last finished epoch.
     is_interrupted : bool
         Whether Ctrl-C ended training after a finished epoch.
+    is_stopped : bool
+        Whether `on_epoch` ended training.
 
     Examples
     --------
@@ -163,6 +165,7 @@ class Member:
     history: list[dict[str, float]] = field(default_factory=list, init=False)
     error: FloatingPointError | None = field(default=None, init=False)
     is_interrupted: bool = field(default=False, init=False)
+    is_stopped: bool = field(default=False, init=False)
 
     @property
     def n_epochs(self) -> int:
@@ -340,8 +343,12 @@ class _Training:
                         ended.add(k)
                         continue
                     self._finish_epoch(k, member, epoch, losses[k])
-                    if is_last or (
-                        member.stopping is not None and member.stopping.is_exhausted
+                    if (
+                        is_last
+                        or member.is_stopped
+                        or (
+                            member.stopping is not None and member.stopping.is_exhausted
+                        )
                     ):
                         ended.add(k)
             self._drop(sorted(ended))
@@ -382,7 +389,7 @@ class _Training:
             self.kept[k].copy_(self.stack.params[k])
         member.history.append(record)
         if member.on_epoch is not None:
-            member.on_epoch(member)
+            member.is_stopped = member.on_epoch(member) is True
 
     def _drop(self, indices: Sequence[int]) -> None:
         """Take members out that have ended, with the weights kept for them."""

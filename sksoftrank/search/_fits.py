@@ -1,0 +1,190 @@
+"""What the searches share: jobs, their grouping into stacks, and pipelines' fits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.validation import _check_method_params
+
+from sksoftrank.estimators._stacked_fit import Fit, fits_by_parts
+
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Job:
+    """One candidate on one split."""
+
+    candidate: int
+    params: dict[str, Any]
+    # Identities of the values, which those don't keep on their way to a process.
+    ids: dict[str, int]
+    split: int
+    train: Array
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
+@dataclass
+class StackPlan(Generic[AnyJob]):
+    """Jobs in lists that can train together, why others can't, and the memory."""
+
+    chunks: list[list[AnyJob]]
+    obstacles: Counter[str]
+    n_bytes: int
+
+
+def plan_stacks(
+    base_estimator: BaseEstimator,
+    jobs: Sequence[AnyJob],
+    X: Any,
+    n_classes: int,
+    n_workers: int,
+    *,
+    whole_candidates: bool = False,
+) -> StackPlan[AnyJob]:
+    """Group jobs into stacks.
+
+    With `whole_candidates` no candidate is in two stacks, for those that are followed
+    while they train.
+    """
+    by_candidate: dict[int, list[AnyJob]] = {}
+    for job in jobs:
+        by_candidate.setdefault(job.candidate, []).append(job)
+    stackable: dict[Hashable, list[AnyJob]] = {}
+    lasts: dict[Hashable, Any] = {}
+    plan = StackPlan[AnyJob]([], Counter(), 0)
+    for own in by_candidate.values():
+        last = last_step(with_params(base_estimator, own[0].params))
+        obstacle = (
+            last._stacking_obstacle()
+            if fits_by_parts(last)
+            else f"the candidate ends in {type(last).__name__}"
+        )
+        key = None
+        if obstacle is not None:
+            plan.obstacles[obstacle] += len(own)
+        else:
+            # Of parameters that can't be: its fit will say so.
+            with suppress(ValueError, TypeError):
+                last._validate_params()
+                last._resolve_device()
+                key = last._stack_key()
+            if key is None:
+                plan.obstacles["invalid parameters"] += len(own)
+        if key is None:
+            plan.chunks.extend([job] for job in own)
+        else:
+            stackable.setdefault(key, []).extend(own)
+            lasts[key] = last
+    for key, members in stackable.items():
+        # Before transformers the columns of X are a guess at the network's.
+        shape: tuple[int, ...] = getattr(X, "shape", ())
+        n_features = shape[1] if len(shape) == 2 else 1
+        last = lasts[key]
+        size = last._stack_size(n_features, n_classes, len(members), n_workers)
+        if whole_candidates:
+            n_each = len(by_candidate[members[0].candidate])
+            size = max(1, size // n_each) * n_each
+        else:
+            # Splits together: their rows are cut out and transformed once a chunk.
+            members = sorted(members, key=lambda job: job.split)
+        stacks = [
+            members[start : start + size] for start in range(0, len(members), size)
+        ]
+        plan.chunks.extend(stacks)
+        n_splits = max(len({job.split for job in stack}) for stack in stacks)
+        plan.n_bytes = max(
+            plan.n_bytes,
+            min(n_workers, len(stacks))
+            * (
+                last._stack_bytes(n_features, n_classes, size)
+                # Rows to train on, and once more all rows, cut out to be scored.
+                + (n_splits + 1) * nbytes(X)
+            ),
+        )
+    return plan
+
+
+def prepare_fit(
+    estimator: Any,
+    job: Job,
+    X: Any,
+    y: Any,
+    fit_params: dict[str, Any],
+    shared: dict[Any, tuple[Any, Fit]],
+) -> Fit:
+    """Fit the steps before the last one, and return the last one's fit, not yet made.
+
+    The steps before are fitted once for all jobs that share them, in `shared`.
+    """
+    last = last_step(estimator)
+    prefix = step_prefix(estimator)
+    early = [(k, i) for k, i in job.ids.items() if not k.startswith(prefix)]
+    key = (job.split, *sorted(early))
+    if key in shared:
+        other, fit = shared[key]
+        _take_steps(estimator, other)
+        return Fit(last, fit.X, fit.y, fit.params)
+    rows, labels = _safe_split(estimator, X, y, job.train)
+    call = _check_method_params(X, params=fit_params, indices=job.train)
+    fit = Fit(last, rows, labels, call)
+    if last is not estimator:
+
+        def capture(X: Any, y: Any = None, **params: Any) -> Any:
+            fit.X, fit.y, fit.params = X, y, params
+            return last
+
+        # The pipeline fits and transforms as it would, up to its last step's fit.
+        last.fit = capture
+        try:
+            estimator.fit(rows, labels, **call)
+        finally:
+            del last.fit
+    shared[key] = (estimator, fit)
+    return fit
+
+
+def with_params(estimator: Any, params: dict[str, Any]) -> Any:
+    """Return a clone with these parameters, which may be estimators themselves."""
+    return clone(estimator).set_params(**clone(params, safe=False))
+
+
+def nbytes(X: Any) -> int:
+    """Return the size of an array, sparse matrix or frame; 0 of anything else."""
+    if hasattr(X, "memory_usage"):
+        return int(np.sum(X.memory_usage()))
+    return int(getattr(getattr(X, "data", X), "nbytes", getattr(X, "nbytes", 0)))
+
+
+def last_step(estimator: Any) -> Any:
+    """Return what a pipeline ends in; any other estimator itself."""
+    while isinstance(estimator, Pipeline):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
+def step_prefix(estimator: Any) -> str:
+    """Return what the names of the last step's parameters begin with."""
+    prefix = ""
+    while isinstance(estimator, Pipeline):
+        name, estimator = estimator.steps[-1]
+        prefix += f"{name}__"
+    return prefix
+
+
+def _take_steps(estimator: Any, other: Any) -> None:
+    """Let a pipeline have the fitted steps of another, but its own last one."""
+    while isinstance(estimator, Pipeline):
+        estimator.steps[:-1] = other.steps[:-1]
+        estimator, other = estimator.steps[-1][1], other.steps[-1][1]

@@ -1,0 +1,524 @@
+"""A search for what holds up under a shift, with Optuna."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
+from sklearn.metrics import get_scorer_names
+from sklearn.model_selection._search import BaseSearchCV, _search_estimator_has
+from sklearn.utils import Tags, assert_all_finite, get_tags, indexable
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metadata_routing import MetadataRouter
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_method_params
+
+from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
+from sksoftrank.estimators._data import draw_seeds
+from sksoftrank.search._fits import last_step, with_params
+from sksoftrank.search._ood_fits import Evaluation, random_states
+from sksoftrank.search._ood_results import fingerprint, summarize
+from sksoftrank.search._ood_run import Runner
+from sksoftrank.search._ood_space import baseline_grid, make_space
+from sksoftrank.search._ood_splits import make_plan
+from sksoftrank.search._ood_storage import is_in_memory, open_storage
+
+_STUDY_NAME = "OODSearchCV"
+
+
+class OODSearchCV(BaseSearchCV):
+    """Search for the configuration that holds up best under a distribution shift.
+
+    Optuna proposes configurations; each is fitted on source rows, and scored on
+    shifted rows (out of distribution) and on held-out source rows (in distribution).
+    The best score under the shift wins, if the in-distribution score is near the best
+    and if it beats the baseline: the default configuration at temperature 1, with a
+    learning rate tuned in the first four trials (its own times 1, 3, 10 and 0.3).
+    Otherwise the baseline is returned, and `best_reason_` says so. Networks of one
+    architecture train as one stack.
+
+    The shift comes from one of three places: ``fit(X, y, domains=...)`` leaves one
+    domain out at a time; ``fit(X, y, X_ood=..., y_ood=...)`` scores rows of another
+    domain; ``shifts=[...]`` shifts the held-out rows. The best configuration is fitted
+    again on all rows of `X`, never on `X_ood`. Report on a domain that played no part.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A classifier, or a pipeline that ends in one.
+    param_distributions : dict, callable or None, default=None
+        Names of parameters, and for each a distribution of Optuna or scipy.stats or a
+        list of values. Or a function from an Optuna trial to a dict of parameters,
+        which may ask for some only where others need them. None searches the
+        temperature, the learning rate in units of the automatic one, the weight decay,
+        and the dropout where there is one.
+    n_trials : int, default=50
+        Configurations, the baseline's included; together, whoever works on the study.
+    timeout : float, default=None
+        Seconds after which no new trials are started; None sets no limit.
+    objective : {"ood", "pareto"}, default="ood"
+        What is optimized: the score under the shift, with the in-distribution score as
+        a constraint; or the Pareto front of both scores and the number of columns that
+        `transform` gives, of which the same rule chooses.
+    id_tolerance : float, default=0.01
+        Non-negative. How far below the best in-distribution score seen a configuration
+        may be.
+    aggregate : {"mean", "worst"}, default="mean"
+        How the scores on several domains become one.
+    n_seeds : int, default=1
+        Random states that each configuration is fitted with, on each split.
+    scoring : str or callable, default=None
+        The metric; None takes the estimator's ``score``.
+    cv : int, splitter or iterable, default=None
+        How source rows are split for training and in-distribution scores. A number
+        means that many stratified folds of shuffled rows. None means five; with
+        `domains` only the first of them, as the domains are the repetitions.
+    sampler : optuna.samplers.BaseSampler, default=None
+        None takes Optuna's TPE sampler.
+    pruner : optuna.pruners.BasePruner, default=None
+        Stops hopeless trials, by their scores under the shift during training; never
+        the baseline. For networks that can be stacked, and for ``objective="ood"``.
+        None stops none.
+    storage : path, str or optuna.storages.BaseStorage, default=None
+        Where the study is kept: a file, a URL of a database, or a storage of Optuna's.
+        All processes with the same `storage` and `study_name` work together, and a
+        search that was ended goes on. None keeps it in memory.
+    study_name : str, default=None
+        Name of the study in the storage; None takes "OODSearchCV".
+    refit : bool, default=True
+        Whether the best configuration is fitted again on all rows of `X`.
+    n_jobs : int, default=None
+        Stacks trained at the same time; None means 1.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the splits, the fits and the sampler. Processes that work together must
+        be given the same number, or None.
+    verbose : int, default=0
+        Above 0, a line is printed for each batch of trials.
+    error_score : "raise" or float, default=nan
+        Score of a fit that failed; with nan its trial is out.
+    shifts : list of transformers, default=None
+        Shifts from `sksoftrank.shifts` or the like. Each is fitted on a split's
+        training rows and applied to its held-out rows.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        One entry a trial: ``trial``, ``state``, ``is_baseline``, ``params``,
+        ``param_<name>``, ``ood_score``, ``ood_score_<domain>``, ``id_score``,
+        ``rank_ood_score``, ``n_components``, ``rank`` (of the embedding), and
+        ``fit_time`` in seconds.
+    results_ : pandas.DataFrame
+        The same as a table; needs pandas.
+    best_estimator_ : estimator
+        The chosen configuration, fitted on all rows; with `refit`.
+    best_params_ : dict
+        Its parameters.
+    best_score_ : float
+        Its score under the shift.
+    best_index_ : int
+        Its place in ``cv_results_``.
+    best_reason_ : str
+        Why it was chosen.
+    pareto_front_ : list of dict
+        Of ``objective="pareto"``: index, parameters, scores and columns of each trial
+        that no other one dominates.
+    domains_ : list of str
+        Names of the domains or shifts.
+    n_trials_ : int
+        Trials that the choice was made from.
+    study_ : optuna.Study
+        The study.
+    scorer_ : callable
+        The metric.
+    n_splits_ : int
+        Splits, over all domains.
+    refit_time_ : float
+        Seconds of the last fit.
+    fallback_reason_ : str or None
+        Why some of this process's fits were not stacked; None if all were.
+    feature_names_in_ : ndarray
+        Names of the columns, where `X` had any.
+
+    Raises
+    ------
+    ValueError
+        At fit: for none or several sources of shift, parameters out of range, or a
+        study of another search. If all fits failed.
+    OSError
+        At fit, if the storage can't be used.
+
+    See Also
+    --------
+    StackedGridSearchCV : A grid, without a shift.
+    sksoftrank.shifts : Shifts with severities.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sksoftrank import OODSearchCV, SoftRankMLPClassifier
+    >>> from sksoftrank.shifts import GainDrift
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = OODSearchCV(
+    ...     SoftRankMLPClassifier(16, max_epochs=10),
+    ...     n_trials=6,
+    ...     cv=2,
+    ...     shifts=[GainDrift(severity=3)],
+    ...     random_state=0,
+    ... )
+    >>> search.fit(X, y).cv_results_["is_baseline"]
+    array([ True,  True,  True,  True, False, False])
+    >>> search.predict(X).shape
+    (150,)
+    """
+
+    _parameter_constraints = {  # noqa: RUF012
+        "estimator": [HasMethods(["fit"])],
+        "param_distributions": [dict, callable, None],
+        "n_trials": [Interval(Integral, 1, None, closed="left")],
+        "timeout": [Interval(Real, 0, None, closed="neither"), None],
+        "objective": [StrOptions({"ood", "pareto"})],
+        "id_tolerance": [Interval(Real, 0, None, closed="left")],
+        "aggregate": [StrOptions({"mean", "worst"})],
+        "n_seeds": [Interval(Integral, 1, None, closed="left")],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+        "cv": ["cv_object"],
+        "sampler": [HasMethods(["sample_relative", "sample_independent"]), None],
+        "pruner": [HasMethods(["prune"]), None],
+        "storage": [str, os.PathLike, HasMethods(["create_new_trial"]), None],
+        "study_name": [str, None],
+        "refit": ["boolean"],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "error_score": [StrOptions({"raise"}), Real],
+        "shifts": [list, tuple, None],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_distributions: Any = None,
+        *,
+        n_trials: int = 50,
+        timeout: float | None = None,
+        objective: str = "ood",
+        id_tolerance: float = 0.01,
+        aggregate: str = "mean",
+        n_seeds: int = 1,
+        scoring: str | Callable[..., float] | None = None,
+        cv: Any = None,
+        sampler: Any = None,
+        pruner: Any = None,
+        storage: Any = None,
+        study_name: str | None = None,
+        refit: bool = True,
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        error_score: str | float = np.nan,
+        shifts: Sequence[Any] | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.param_distributions = param_distributions
+        self.n_trials = n_trials
+        self.timeout = timeout
+        self.objective = objective
+        self.id_tolerance = id_tolerance
+        self.aggregate = aggregate
+        self.n_seeds = n_seeds
+        self.scoring = scoring
+        self.cv = cv
+        self.sampler = sampler
+        self.pruner = pruner
+        self.storage = storage
+        self.study_name = study_name
+        self.refit = refit
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+        self.error_score = error_score
+        self.shifts = shifts
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        domains: npt.ArrayLike | None = None,
+        X_ood: Any = None,
+        y_ood: npt.ArrayLike | None = None,
+        domains_ood: npt.ArrayLike | None = None,
+        **params: Any,
+    ) -> Self:
+        """Search, and fit the best configuration on all rows of `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Source rows.
+        y : array-like of shape (n_samples,), default=None
+            Labels.
+        domains : array-like of shape (n_samples,), default=None
+            Where each row comes from. Each domain is scored by fits on the others.
+        X_ood : array-like of shape (n_samples_ood, n_features), default=None
+            Rows of another domain, to be scored only.
+        y_ood : array-like of shape (n_samples_ood,), default=None
+            Their labels.
+        domains_ood : array-like of shape (n_samples_ood,), default=None
+            Where each of them comes from; None takes them for one domain.
+        **params : dict
+            Parameters of the estimator's ``fit``, the scorer and the splitter, such as
+            `sample_weight` or `groups`.
+
+        Returns
+        -------
+        Self
+            The fitted search.
+        """
+        before = dict(vars(self))
+        try:
+            self._search(X, y, domains, X_ood, y_ood, domains_ood, params)
+        except BaseException:
+            # As it was: nothing is lost.
+            self.__dict__ = before
+            raise
+        return self
+
+    def _search(
+        self,
+        X: Any,
+        y: Any,
+        domains: Any,
+        X_ood: Any,
+        y_ood: Any,
+        domains_ood: Any,
+        params: dict[str, Any],
+    ) -> None:
+        self._check_estimator()
+        scorer, _ = self._get_scorers()
+        if y is None:
+            raise ValueError(
+                "y must hold the labels, got None. A search over classifiers requires "
+                "y to be passed, but the target y is None."
+            )
+        X, y = indexable(X, y)
+        assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        params = _check_method_params(X, params=params)
+        routed = self._get_routed_params_for_fit(params)
+        base: BaseEstimator = clone(self.estimator)
+        space, grid = make_space(self.param_distributions, base), baseline_grid(base)
+        seeds = self._seeds()
+        plan = make_plan(
+            X,
+            y,
+            domains=domains,
+            X_ood=X_ood,
+            y_ood=y_ood,
+            domains_ood=domains_ood,
+            shifts=self.shifts,
+            cv=self.cv,
+            split_params=routed.splitter.split,
+            seed=seeds[0],
+        )
+        evaluation = Evaluation(
+            base,
+            X,
+            y,
+            plan,
+            seeds=seeds[1:],
+            fit_params=routed.estimator.fit,
+            scorer=scorer,
+            score_params=routed.scorer.score,
+            error_score=self.error_score,
+            n_jobs=self.n_jobs,
+        )
+        runner = Runner(
+            evaluation,
+            space,
+            grid,
+            seed=seeds[0],
+            n_trials=self.n_trials,
+            timeout=self.timeout,
+            is_pareto=self.objective == "pareto",
+            id_tolerance=self.id_tolerance,
+            aggregate=self.aggregate,
+            sampler=clone(self.sampler, safe=False),
+            pruner=clone(self.pruner, safe=False),
+            verbose=self.verbose,
+        )
+        name = self.study_name
+        if name is None and not is_in_memory(self.storage):
+            name = _STUDY_NAME
+        describe = partial(
+            fingerprint,
+            estimator=base,
+            X=X,
+            y=y,
+            plan=plan,
+            space=space,
+            settings={
+                "scoring": self.scoring,
+                "objective": self.objective,
+                "aggregate": self.aggregate,
+                "seeds of n_seeds and random_state": seeds,
+            },
+            fit_params=routed.estimator.fit,
+        )
+        study, trials = runner.run(self.storage, name, describe)
+        self.multimetric_ = False
+        self.scorer_ = scorer
+        self.n_splits_ = len(plan.splits)
+        self.domains_ = plan.domains
+        self.fallback_reason_ = evaluation.fallback_reason()
+        self._study, self._study_name = study, study.study_name
+        summary = summarize(
+            trials,
+            space,
+            grid,
+            plan.domains,
+            aggregate=self.aggregate,
+            id_tolerance=self.id_tolerance,
+            is_pareto=self.objective == "pareto",
+        )
+        self.__dict__.update(summary)
+        if self.refit:
+            best = with_params(base, self.best_params_)
+            best.set_params(
+                **{
+                    name: seeds[1]
+                    for name in random_states(best)
+                    if best.get_params()[name] is None
+                }
+            )
+            start = time.time()
+            self.best_estimator_ = best.fit(X, y, **routed.estimator.fit)
+            self.refit_time_ = time.time() - start
+            if hasattr(best, "feature_names_in_"):
+                self.feature_names_in_ = best.feature_names_in_
+
+    def _check_estimator(self) -> None:
+        """Check what the parameters' own ranges don't say, before any training."""
+        if not is_classifier(self.estimator):
+            raise ValueError(
+                "estimator must be a classifier or a pipeline that ends in one, got "
+                f"{type(self.estimator).__name__}. Use e.g. SoftRankMLPClassifier()."
+            )
+        last = last_step(self.estimator)
+        is_ours = isinstance(last, BaseSoftRankClassifier | SoftRankEnsembleClassifier)
+        if self.objective == "pareto":
+            if not is_ours:
+                raise ValueError(
+                    "objective='pareto' needs an estimator whose embedding has a size, "
+                    f"got {type(last).__name__}. Use objective='ood'."
+                )
+            if self.pruner is not None:
+                raise ValueError(
+                    "pruner must be None with objective='pareto', where no trial is "
+                    f"hopeless by one number, got {self.pruner!r}. Remove it, or use "
+                    "objective='ood'."
+                )
+        if is_ours:
+            last._validate_params()
+
+    def _seeds(self) -> list[int]:
+        """Return seeds of the splits and of the fits."""
+        random_state = self.random_state
+        if random_state is None and not is_in_memory(self.storage):
+            # The same in all processes that work on the study.
+            name = (self.study_name or _STUDY_NAME).encode()
+            digest = hashlib.sha256(name).digest()
+            random_state = int.from_bytes(digest[:4], "big")
+        return draw_seeds(random_state, 1 + self.n_seeds)
+
+    # -- Results ---------------------------------------------------------------------
+
+    @property
+    def study_(self) -> optuna.Study:
+        """The Optuna study."""
+        if "_study_name" not in vars(self):
+            raise AttributeError(
+                f"This {type(self).__name__} has no study_ before it is fitted."
+            )
+        if "_study" not in vars(self):  # Unpickled, maybe where its storage is not.
+            self._study = optuna.load_study(
+                study_name=self._study_name, storage=open_storage(self.storage)
+            )
+        return self._study
+
+    @property
+    def results_(self) -> Any:
+        """The results as a pandas table, one row a trial."""
+        if "cv_results_" not in vars(self):
+            raise AttributeError(
+                f"This {type(self).__name__} has no results_ before it is fitted."
+            )
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                "results_ needs pandas, which is not installed. Run pip install "
+                "'sksoftrank[table]', or use cv_results_."
+            ) from error
+        return pd.DataFrame(self.cv_results_)
+
+    # -- scikit-learn's conventions ----------------------------------------------------
+
+    def _run_search(self, evaluate_candidates: Any, **_: Any) -> None:
+        # The base class's loop, which `fit` does without.
+        raise NotImplementedError
+
+    @available_if(_search_estimator_has("transform"))
+    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Search, and transform the rows with the best configuration.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Source rows.
+        y : array-like of shape (n_samples,), default=None
+            Labels.
+        **params : dict
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features_out)
+            What the best estimator's `transform` returns.
+        """
+        return self.fit(X, y, **params).transform(X)
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Return what `fit` passes on, and what it takes itself.
+
+        Returns
+        -------
+        MetadataRouter
+            As for :class:`sklearn.model_selection.GridSearchCV`, and `domains`.
+        """
+        return super().get_metadata_routing().add_self_request(self)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags = get_tags(self.estimator).transformer_tags
+        if self.shifts is not None:
+            tags.input_tags.sparse = False
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        if not is_in_memory(self.storage):
+            # A model must load where the study's server is out of reach.
+            state.pop("_study", None)
+        return state

@@ -1,0 +1,343 @@
+"""What a search draws from: Optuna's and scipy's distributions, lists, callables."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, Trial
+from scipy.stats._distn_infrastructure import rv_discrete_frozen, rv_frozen
+
+from sksoftrank.estimators import (
+    BaseSoftRankClassifier,
+    SoftRankEnsembleClassifier,
+    SoftRankMLPClassifier,
+)
+from sksoftrank.search._fits import last_step, step_prefix
+
+Params = dict[str, Any]
+AnyTrial = Trial | FrozenTrial
+
+# Learning rates that the baseline is tuned over, in units of its own; the first one is
+# the default itself. They span what the default space searches: else temperature would
+# get the credit for a learning rate that the baseline was not allowed.
+BASELINE_FACTORS = (1.0, 3.0, 10.0, 0.3)
+_TEMPERATURES = (0.3, 100.0)
+_RATE_FACTORS = (0.3, 10.0)
+_WEIGHT_DECAYS = (1e-6, 1e-2)
+_DROPOUTS = (0.0, 0.5)
+_ATTENTION_TEMPERATURES = (0.3, 3.0)
+# Ends of a distribution without ends, as quantiles.
+_TAIL = 1e-6
+
+
+@dataclass
+class Space:
+    """What a trial may be: `suggest` asks it for values and returns parameters.
+
+    A finished trial gives the same parameters as when it ran. `description` says what
+    the space is, so that a change is noticed.
+    """
+
+    suggest: Callable[[AnyTrial], Params]
+    description: dict[str, str] = field(default_factory=dict)
+
+
+def make_space(given: Any, estimator: Any) -> Space:
+    """Return the space that `param_distributions` stands for; None is the default."""
+    if given is None:
+        return _default_space(estimator)
+    names = set(estimator.get_params())
+    if callable(given):
+        return _callable_space(given, names)
+    if not given:
+        raise ValueError(
+            "param_distributions must name at least one parameter, got {}. Pass None "
+            "for the default space."
+        )
+    _check_names(given, names, "param_distributions")
+    dimensions = {name: _dimension(name, value) for name, value in given.items()}
+
+    def suggest(trial: AnyTrial) -> Params:
+        return {
+            name: dimension.value(trial._suggest(name, dimension.distribution))
+            for name, dimension in dimensions.items()
+        }
+
+    description = {name: dimension.text for name, dimension in dimensions.items()}
+    return Space(suggest, description)
+
+
+def _check_names(params: Mapping[str, Any], names: set[str], source: str) -> None:
+    for name in params:
+        if name not in names:
+            close = difflib.get_close_matches(str(name), names, n=3)
+            fix = f"Did you mean {' or '.join(close)}?" if close else "Remove it."
+            raise ValueError(
+                f"{source} must name parameters of the estimator, got {name!r}. {fix}"
+            )
+
+
+@dataclass
+class _Dimension:
+    """A distribution of Optuna's, and what its values stand for."""
+
+    distribution: BaseDistribution
+    value: Callable[[Any], Any]
+    text: str
+
+
+def _dimension(name: str, given: Any) -> _Dimension:
+    if isinstance(given, BaseDistribution):
+        return _Dimension(given, _same, repr(given))
+    if isinstance(given, rv_frozen):
+        return _scipy_dimension(name, given)
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        if not given:
+            raise ValueError(
+                f"param_distributions[{name!r}] must hold at least one value, got "
+                f"{given!r}. Add values or remove the parameter."
+            )
+        return _list_dimension(given)
+    raise TypeError(
+        f"param_distributions[{name!r}] must be a distribution of Optuna or of "
+        f"scipy.stats or a list of values, got {given!r}. Use [{given!r}] for a "
+        "single value."
+    )
+
+
+def _list_dimension(values: Sequence[Any]) -> _Dimension:
+    values = [v.item() if isinstance(v, np.generic) else v for v in values]
+    text = stable_repr(values)
+    if all(isinstance(v, bool | int | float | str | None) for v in values):
+        return _Dimension(CategoricalDistribution(values), _same, text)
+    # Optuna stores nothing else: labels stand for the values.
+    by_label: dict[str, Any] = {}
+    for place, value in enumerate(values):
+        label = stable_repr(value)
+        by_label[f"{label} #{place}" if label in by_label else label] = value
+    return _Dimension(
+        CategoricalDistribution(list(by_label)), by_label.__getitem__, text
+    )
+
+
+def _scipy_dimension(name: str, given: Any) -> _Dimension:
+    low, high = given.support()
+    text = f"{given.dist.name}{given.args}{sorted(given.kwds.items())}"
+    if isinstance(given, rv_discrete_frozen):
+        if given.dist.name == "randint":
+            return _Dimension(IntDistribution(int(low), int(high)), _same, text)
+        return _quantiles(given, int, text)
+    ends = math.isfinite(low) and math.isfinite(high)
+    if ends and given.dist.name in ("loguniform", "reciprocal") and low > 0:
+        distribution = FloatDistribution(float(low), float(high), log=True)
+        return _Dimension(distribution, _same, text)
+    if ends and given.dist.name == "uniform":
+        return _Dimension(FloatDistribution(float(low), float(high)), _same, text)
+    return _quantiles(given, float, text)
+
+
+def _quantiles(given: Any, kind: type, text: str) -> _Dimension:
+    """Return a dimension of quantiles, which any distribution has."""
+    distribution = FloatDistribution(_TAIL, 1 - _TAIL)
+    return _Dimension(distribution, lambda q: kind(given.ppf(q)), text)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _callable_space(given: Callable[[Any], Any], names: set[str]) -> Space:
+    name = getattr(given, "__qualname__", type(given).__qualname__)
+
+    def suggest(trial: AnyTrial) -> Params:
+        params = given(trial)
+        if not isinstance(params, dict):
+            raise TypeError(
+                f"param_distributions must return a dict of parameters, {name} "
+                f"returned {params!r}. Return the values that the trial suggested, by "
+                "name."
+            )
+        _check_names(params, names, f"What param_distributions ({name}) returns")
+        return params
+
+    try:
+        text = inspect.getsource(given)
+    except (OSError, TypeError):  # E.g. typed into a prompt, or no function.
+        text = ""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Space(suggest, {"callable": f"{name} {digest}"})
+
+
+# -- Defaults ------------------------------------------------------------------------
+
+
+@dataclass
+class _Network:
+    """Where an estimator's network has its parameters.
+
+    `settings` must be set for them to be there: an ensemble's members have none yet.
+    """
+
+    prefix: str
+    classifier: BaseSoftRankClassifier
+    settings: Params = field(default_factory=dict)
+
+    @property
+    def base_rate(self) -> float:
+        """Learning rate that "auto" stands for at temperature 1."""
+        return self.classifier._base_rates[self.classifier.optimizer]
+
+
+def _network(estimator: Any) -> _Network | None:
+    """Return the network whose learning rate is tuned; None if there is none."""
+    last, prefix = last_step(estimator), step_prefix(estimator)
+    if isinstance(last, BaseSoftRankClassifier):
+        return _Network(prefix, last)
+    if isinstance(last, SoftRankEnsembleClassifier):
+        if last.estimator is not None:
+            return _Network(f"{prefix}estimator__", last.estimator)
+        default = SoftRankMLPClassifier()
+        return _Network(
+            f"{prefix}estimator__", default, {f"{prefix}estimator": default}
+        )
+    return None
+
+
+def _default_space(estimator: Any) -> Space:
+    network, prefix = _network(estimator), step_prefix(estimator)
+    kind = type(last_step(estimator)).__name__
+    if network is None:
+        raise ValueError(
+            "param_distributions must be given for an estimator that does not end in "
+            f"one of sksoftrank's, got None for {kind}. Pass a dict of parameters and "
+            "distributions."
+        )
+
+    def suggest(trial: AnyTrial) -> Params:
+        temperature = trial.suggest_float("temperature", *_TEMPERATURES, log=True)
+        # Of the rate that "auto" stands for: what is searched is not confounded.
+        factor = trial.suggest_float("learning_rate_factor", *_RATE_FACTORS, log=True)
+        base = network.base_rate * math.sqrt(temperature)
+        params = {
+            **network.settings,
+            f"{prefix}temperature": temperature,
+            f"{network.prefix}learning_rate": factor * base,
+            f"{network.prefix}weight_decay": trial.suggest_float(
+                "weight_decay", *_WEIGHT_DECAYS, log=True
+            ),
+        }
+        own = network.classifier.get_params()
+        if "dropout" in own:
+            params[f"{network.prefix}dropout"] = trial.suggest_float(
+                "dropout", *_DROPOUTS
+            )
+        if "attention_temperature" in own:
+            params[f"{network.prefix}attention_temperature"] = trial.suggest_float(
+                "attention_temperature", *_ATTENTION_TEMPERATURES, log=True
+            )
+        return params
+
+    ranges = (
+        f"{_TEMPERATURES} {_RATE_FACTORS} {_WEIGHT_DECAYS} {_DROPOUTS} "
+        f"{_ATTENTION_TEMPERATURES}"
+    )
+    return Space(suggest, {"default": f"{kind} {ranges}"})
+
+
+def baseline_grid(estimator: Any) -> list[Params]:
+    """Return the baseline's configurations: temperature 1, and learning rates.
+
+    An estimator without a temperature is its own baseline.
+    """
+    network, prefix = _network(estimator), step_prefix(estimator)
+    if network is None:
+        return [{}]
+    rate = network.classifier.learning_rate
+    if isinstance(rate, str):  # "auto", at temperature 1.
+        rate = network.base_rate
+    return [
+        {
+            **network.settings,
+            f"{prefix}temperature": 1.0,
+            f"{network.prefix}learning_rate": factor * rate,
+        }
+        for factor in BASELINE_FACTORS
+    ]
+
+
+class NearestTrial(Trial):
+    """A trial that suggests values as near to given ones as the space allows.
+
+    The baseline need not lie within the space (its weight decay is zero, say), but the
+    sampler should learn from it, and a space of another trial's names would make it
+    forget how parameters go together.
+    """
+
+    def __init__(self, study: Any, trial_id: int, wanted: Params) -> None:
+        super().__init__(study, trial_id)
+        self._wanted = wanted
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name in self._wanted:
+            value = _nearest(distribution, self._wanted[name])
+            if value is not None:
+                self._fixed_params = {**self._fixed_params, name: value}
+        return super()._suggest(name, distribution)
+
+
+def _nearest(distribution: BaseDistribution, value: Any) -> Any:
+    """Return the value of a distribution that is next to another; None if none is."""
+    if isinstance(distribution, CategoricalDistribution):
+        if value in distribution.choices:
+            return value
+        label = stable_repr(value)
+        return label if label in distribution.choices else None
+    if not isinstance(distribution, FloatDistribution | IntDistribution):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    value = min(max(value, distribution.low), distribution.high)
+    if distribution.step is not None and not distribution.log:
+        steps = round((value - distribution.low) / distribution.step)
+        value = distribution.low + steps * distribution.step
+    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def baseline_wanted(estimator: Any, params: Params) -> Params:
+    """Return what a baseline's trial should suggest, by all names it may have."""
+    values = {**estimator.get_params(), **params}
+    values = {k: v for k, v in values.items() if not hasattr(v, "get_params")}
+    network, prefix = _network(estimator), step_prefix(estimator)
+    wanted: Params = {}
+    if network is not None:  # The names of the default space.
+        base = network.base_rate
+        wanted = {
+            "temperature": values[f"{prefix}temperature"],
+            "learning_rate_factor": values[f"{network.prefix}learning_rate"] / base,
+        }
+        for name in ("weight_decay", "dropout", "attention_temperature"):
+            wanted[name] = values.get(
+                f"{network.prefix}{name}", getattr(network.classifier, name, 0.0)
+            )
+    return {**wanted, **values}
+
+
+def stable_repr(value: Any) -> str:
+    """Return a representation without addresses, the same in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

@@ -1,0 +1,273 @@
+"""Which rows are trained on and which are scored, for each source of shift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils import check_consistent_length
+from sklearn.utils._indexing import _safe_indexing
+from sklearn.utils.validation import _check_method_params, _num_samples
+
+Array = npt.NDArray[Any]
+
+_N_FOLDS = 5
+
+
+@dataclass
+class Scored:
+    """Rows to score: `rows` of `X` and `y`, None for all.
+
+    `origin` are the rows of the training data that they stand for, if any: what is
+    given for each of those goes along, such as sample weights.
+    """
+
+    X: Any
+    y: Any
+    rows: Array | None
+    origin: Array | None
+
+    def cut(self) -> tuple[Any, Any]:
+        """Return X and y."""
+        if self.rows is None:
+            return self.X, self.y
+        return _safe_indexing(self.X, self.rows), _safe_indexing(self.y, self.rows)
+
+    def params(self, X: Any, given: dict[str, Any]) -> dict[str, Any]:
+        """Return what a scorer takes beside the rows."""
+        if self.origin is None:
+            return {}
+        params: dict[str, Any] = _check_method_params(X, given, indices=self.origin)
+        return params
+
+
+@dataclass
+class Split:
+    """Rows to train on, rows to score on, and which replicate of the scores it is."""
+
+    train: Array
+    id: Scored
+    ood: dict[int, Scored]
+    replicate: int
+
+
+@dataclass
+class Plan:
+    """All splits, and the names of the domains that they score."""
+
+    splits: list[Split]
+    domains: list[str]
+
+    @property
+    def n_replicates(self) -> int:
+        """Number of scores for each domain and seed."""
+        return 1 + max(split.replicate for split in self.splits)
+
+
+def make_plan(
+    X: Any,
+    y: Any,
+    *,
+    domains: Any = None,
+    X_ood: Any = None,
+    y_ood: Any = None,
+    domains_ood: Any = None,
+    shifts: Any = None,
+    cv: Any = None,
+    split_params: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Return the splits for the one source of shift that is given."""
+    split_params = split_params or {}
+    _check_source(domains, X_ood, y_ood, domains_ood, shifts)
+    if domains is not None:
+        return _leave_one_domain_out(X, y, domains, cv, split_params, seed)
+    folds = _folds(X, y, cv, split_params, seed)
+    if X_ood is not None:
+        check_consistent_length(X_ood, y_ood, domains_ood)
+        if _num_samples(X_ood) == 0:
+            raise ValueError("X_ood must hold at least one row, got none. Pass rows.")
+        _check_columns(X, X_ood)
+        names, codes = ["ood"], np.zeros(_num_samples(X_ood), dtype=int)
+        if domains_ood is not None:
+            names, codes = _encode_domains(domains_ood, "domains_ood")
+        ood = {
+            d: Scored(X_ood, y_ood, np.flatnonzero(codes == d), None)
+            for d in range(len(names))
+        }
+        splits = [
+            Split(train, Scored(X, y, test, test), ood, k)
+            for k, (train, test) in enumerate(folds)
+        ]
+        return Plan(splits, names)
+    names = _shift_names(shifts)
+    splits = [
+        Split(
+            train,
+            Scored(X, y, test, test),
+            _shifted(X, y, train, test, shifts, seed + k),
+            k,
+        )
+        for k, (train, test) in enumerate(folds)
+    ]
+    return Plan(splits, names)
+
+
+def _check_source(
+    domains: Any, X_ood: Any, y_ood: Any, domains_ood: Any, shifts: Any
+) -> None:
+    given = [
+        name
+        for name, value in (
+            ("domains", domains),
+            ("X_ood", X_ood),
+            ("shifts", shifts),
+        )
+        if value is not None
+    ]
+    if len(given) != 1:
+        raise ValueError(
+            "Exactly one source of shift must be given, got "
+            f"{' and '.join(given) or 'none'}. Use fit(X, y, domains=...) with a label "
+            "for each row, or fit(X, y, X_ood=..., y_ood=...) with rows of another "
+            "domain, or OODSearchCV(..., shifts=[...]) with transformers from "
+            "sksoftrank.shifts."
+        )
+    if X_ood is not None and y_ood is None:
+        raise ValueError(
+            "y_ood must hold the labels of X_ood, got None. Pass one label a row."
+        )
+    for name, value in (("y_ood", y_ood), ("domains_ood", domains_ood)):
+        if value is not None and X_ood is None:
+            raise ValueError(
+                f"{name} must come with X_ood, got X_ood=None. Pass its rows."
+            )
+    if shifts is not None:
+        if isinstance(shifts, str) or not isinstance(shifts, Sequence) or not shifts:
+            raise ValueError(
+                "shifts must be a list of at least one transformer, got "
+                f"{shifts!r}. Use e.g. [GainDrift(severity=3)]."
+            )
+        for shift in shifts:
+            if not (hasattr(shift, "fit") and hasattr(shift, "transform")):
+                raise TypeError(
+                    "shifts must hold transformers with fit and transform, got "
+                    f"{shift!r}. Use those of sksoftrank.shifts."
+                )
+
+
+def _check_columns(X: Any, X_ood: Any) -> None:
+    shapes = [getattr(rows, "shape", None) or np.shape(rows) for rows in (X, X_ood)]
+    if shapes[0][1:] != shapes[1][1:]:
+        raise ValueError(
+            f"X_ood must have the shape of X but for the number of rows, got "
+            f"{shapes[1]} and {shapes[0]}. Give both the same columns."
+        )
+
+
+def _encode_domains(labels: Any, name: str) -> tuple[list[str], Array]:
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"{name} must be one label a row, got an array of shape {labels.shape}. "
+            "Pass a column."
+        )
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError(f"{name} must not hold NaN. Give every row a label.")
+    try:
+        values, codes = np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} must hold labels of one kind, got a mixture. Make all of them "
+            "strings or all of them numbers."
+        ) from error
+    return [str(value) for value in values.tolist()], codes
+
+
+def _folds(
+    X: Any, y: Any, cv: Any, split_params: dict[str, Any], seed: int
+) -> list[tuple[Array, Array]]:
+    """Return rows to train on and rows held out."""
+    if cv is None or isinstance(cv, Integral):
+        # Shuffled: rows are often sorted by a domain, and a fold would be one.
+        n_folds = _N_FOLDS if cv is None else int(cv)
+        splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    else:
+        splitter = check_cv(cv, y, classifier=True)
+    folds = list(splitter.split(X, y, **split_params))
+    if not folds:
+        raise ValueError("cv must yield at least one split, got none. Pass a number.")
+    return folds
+
+
+def _leave_one_domain_out(
+    X: Any, y: Any, domains: Any, cv: Any, split_params: dict[str, Any], seed: int
+) -> Plan:
+    check_consistent_length(X, domains)
+    names, codes = _encode_domains(domains, "domains")
+    if len(names) < 2:
+        raise ValueError(
+            "domains must name at least two domains, one to train on and one to score, "
+            f"got {names}. Pass rows of another domain as X_ood."
+        )
+    splits = []
+    for d in range(len(names)):
+        source, left_out = np.flatnonzero(codes != d), np.flatnonzero(codes == d)
+        given = _check_method_params(X, split_params, indices=source)
+        folds = _folds(
+            _safe_indexing(X, source), _safe_indexing(y, source), cv, given, seed + d
+        )
+        if cv is None:
+            # As many fits as domains: they are the repetitions that matter.
+            folds = folds[:1]
+        for replicate, (train, test) in enumerate(folds):
+            held_out = source[test]
+            splits.append(
+                Split(
+                    source[train],
+                    Scored(X, y, held_out, held_out),
+                    {d: Scored(X, y, left_out, left_out)},
+                    replicate,
+                )
+            )
+    return Plan(splits, names)
+
+
+def _shift_names(shifts: Sequence[Any]) -> list[str]:
+    names: list[str] = []
+    for shift in shifts:
+        name = type(shift).__name__
+        if hasattr(shift, "severity"):
+            name = f"{name}({shift.severity})"
+        n_same = sum(other.partition(" #")[0] == name for other in names)
+        names.append(f"{name} #{n_same + 1}" if n_same else name)
+    return names
+
+
+def _shifted(
+    X: Any, y: Any, train: Array, test: Array, shifts: Sequence[Any], seed: int
+) -> dict[int, Scored]:
+    """Return the held-out rows under each shift, which sees the training rows."""
+    source, rows = _safe_indexing(X, train), _safe_indexing(X, test)
+    labels = _safe_indexing(y, test)
+    shifted = {}
+    for d, shift in enumerate(shifts):
+        transformer = clone(shift)
+        if transformer.get_params().get("random_state", 0) is None:
+            # The same for every candidate, and in every process.
+            transformer.set_params(random_state=(seed + 7919 * d) % 2**32)
+        out = transformer.fit(source).transform(rows)
+        if hasattr(rows, "columns") and not hasattr(out, "columns"):
+            # Columns keep their names, which the estimator may look at.
+            if hasattr(rows, "iloc"):
+                out = type(rows)(out, columns=rows.columns, index=rows.index)
+            else:  # Polars.
+                out = type(rows)(out, schema=list(rows.columns))
+        shifted[d] = Scored(out, labels, None, test)
+    return shifted

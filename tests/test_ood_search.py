@@ -1,0 +1,911 @@
+"""The search under a shift: what it chooses, from what, and what it leaves alone."""
+
+import pickle
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import sklearn
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from scipy import stats
+from sklearn.base import BaseEstimator, clone
+from sklearn.datasets import make_classification
+from sklearn.decomposition import PCA
+from sklearn.exceptions import FitFailedWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GroupKFold, KFold, cross_validate
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+from sksoftrank import (
+    OODSearchCV,
+    SoftRankEnsembleClassifier,
+    SoftRankMLPClassifier,
+)
+from sksoftrank.search import _ood_fits, _ood_space
+from sksoftrank.search._ood_choice import Outcome, choose, paired_gain, pareto_front
+from sksoftrank.search._ood_space import baseline_grid, make_space
+from sksoftrank.search._ood_splits import make_plan
+from sksoftrank.shifts import FeatureDropout, GainDrift, GaussianNoise, OffsetDrift
+
+SHIFTS = [GainDrift(3), OffsetDrift(2)]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Return rows, labels and four domains, each with an offset of its own."""
+    X, y = make_classification(
+        160, 8, n_informative=5, n_classes=3, flip_y=0.1, class_sep=0.7, random_state=0
+    )
+    domains = np.arange(160) % 4
+    return X + 0.4 * domains[:, None] * np.sin(np.arange(8)), y, domains
+
+
+def make(**params):
+    return SoftRankMLPClassifier(
+        **{"hidden_layer_sizes": (12, 8), "max_epochs": 4, "batch_size": 32, **params}
+    )
+
+
+def make_search(estimator=None, space=None, **options):
+    return OODSearchCV(
+        make() if estimator is None else estimator,
+        {"temperature": stats.loguniform(0.3, 100)} if space is None else space,
+        **{"n_trials": 7, "cv": 2, "random_state": 0, **options},
+    )
+
+
+# -- The rule --------------------------------------------------------------------------
+
+
+def scored(ood, id=0.9, n_components=2, is_baseline=False):
+    ood = np.array(ood, dtype=float)
+    return Outcome(
+        ood if ood.ndim == 2 else ood[None], np.array([id]), n_components, is_baseline
+    )
+
+
+def test_the_paired_gain_in_closed_form():
+    gain, error = paired_gain(
+        scored([[0.6, 0.7], [0.8, 0.9]]), scored([[0.5, 0.5], [0.5, 0.5]]), "mean"
+    )
+    assert gain == pytest.approx(0.25)
+    # Differences of 0.1 to 0.4: a variance of 1/60, over four pairs.
+    assert error == pytest.approx(np.sqrt(1 / 60 / 4))
+    gain, error = paired_gain(
+        scored([[0.6, 0.9], [0.8, 0.7]]), scored([[0.5, 0.9], [0.9, 0.5]]), "worst"
+    )
+    # Means of the worst domain, and differences of 0.1 and 0.2 between the worst.
+    assert gain == pytest.approx(0.7 - 0.7)
+    assert error == pytest.approx(0.05)
+    assert np.isnan(paired_gain(scored([0.6]), scored([0.5]), "mean")[1])
+
+
+def test_a_constant_gain_has_no_error_whatever_the_domains():
+    base = np.array([[0.2, 0.5, 0.9]])
+    gain, error = paired_gain(scored(base + 0.01), scored(base), "mean")
+    assert gain == pytest.approx(0.01)
+    assert error == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("other", "chosen", "reason"),
+    [
+        # Gains 0.1 +- 0.
+        (scored([0.6, 0.8]), 2, "beats the baseline"),
+        # Gains 0.1 +- 0.2.
+        (scored([0.8, 0.6]), 1, "not more than its standard error"),
+        (scored([0.4, 0.6]), 1, "a gain of -0.1000"),
+        # The same scores.
+        (scored([0.5, 0.7]), 1, "a gain of 0.0000"),
+        # Better by far, but not in distribution.
+        (scored([0.9, 0.9], id=0.885), 1, "no other configuration was evaluated"),
+        (scored([0.6, 0.8], id=0.89), 2, "beats the baseline"),
+    ],
+)
+def test_the_rule(other, chosen, reason):
+    outcomes = [
+        scored([0.4, 0.7], is_baseline=True),
+        scored([0.5, 0.7], is_baseline=True),
+        other,
+    ]
+    choice = choose(outcomes, id_tolerance=0.01)
+    assert choice.index == chosen
+    assert reason in choice.reason
+    assert choice.reason.endswith(".")
+
+
+def test_the_worst_domain_decides_if_asked():
+    outcomes = [
+        scored([[0.6, 0.6], [0.6, 0.6]], is_baseline=True),
+        scored([[0.95, 0.55], [0.95, 0.55]]),
+        scored([[0.65, 0.65], [0.65, 0.65]]),
+    ]
+    assert choose(outcomes).index == 1
+    assert choose(outcomes, aggregate="worst").index == 2
+
+
+def test_one_pair_is_no_evidence():
+    choice = choose([scored([0.5], is_baseline=True), scored([0.9])])
+    assert choice.index == 0
+    assert "Raise n_seeds" in choice.reason
+
+
+def test_a_baseline_out_of_tolerance_is_still_what_must_be_beaten():
+    outcomes = [
+        scored([0.5, 0.6], id=0.5, is_baseline=True),
+        scored([0.6, 0.5], id=0.6, is_baseline=True),
+        scored([0.4, 0.4], id=0.9),
+    ]
+    assert choose(outcomes).index == 1
+
+
+def test_without_a_baseline_the_best_is_chosen():
+    assert "no baseline" in choose([scored([0.5, 0.4]), scored([0.6, 0.4])]).reason
+
+
+def test_ties_go_to_the_smaller_embedding_then_the_earlier_trial():
+    baseline = scored([0.5, 0.5], is_baseline=True)
+    same = [scored([0.7, 0.7], n_components=n) for n in (5, 3, 3)]
+    assert choose([baseline, *same]).index == 2
+
+
+def test_the_pareto_front():
+    outcomes = [
+        scored([0.5], id=0.9, n_components=9),
+        scored([0.5], id=0.9, n_components=8),
+        scored([0.4], id=0.95, n_components=9),
+        scored([0.4], id=0.94, n_components=9),
+        scored([0.1], id=0.1, n_components=1),
+        scored([0.5], id=0.9, n_components=8),
+    ]
+    assert pareto_front(outcomes, "mean") == [1, 2, 4, 5]
+
+
+# -- Splits ----------------------------------------------------------------------------
+
+
+def test_one_domain_is_left_out_at_a_time(data):
+    X, y, domains = data
+    plan = make_plan(X, y, domains=domains)
+    assert plan.domains == ["0", "1", "2", "3"]
+    assert plan.n_replicates == 1
+    for d, split in enumerate(plan.splits):
+        ((domain, left_out),) = split.ood.items()
+        assert domain == d
+        assert set(domains[left_out.rows]) == {d}
+        assert set(domains[split.train]) == {0, 1, 2, 3} - {d}
+        source = np.flatnonzero(domains != d)
+        held_out = split.id.rows
+        assert not set(held_out) & set(split.train)
+        np.testing.assert_array_equal(np.sort([*held_out, *split.train]), source)
+        assert len(held_out) == pytest.approx(len(source) / 5, abs=2)
+    assert make_plan(X, y, domains=domains, cv=3).n_replicates == 3
+
+
+def test_held_out_rows_come_from_all_domains_of_sorted_rows(data):
+    X, y, domains = data
+    order = np.argsort(domains, kind="stable")
+    plan = make_plan(X[order], y[order], domains=domains[order])
+    for d, split in enumerate(plan.splits):
+        assert set(domains[order][split.id.rows]) == {0, 1, 2, 3} - {d}
+
+
+def test_shifts_see_the_training_rows_only(data):
+    X, y, _ = data
+    seen = []
+
+    class Spy(GainDrift):
+        def fit(self, X, y=None):
+            seen.append(X)
+            return super().fit(X, y)
+
+    plan = make_plan(X, y, shifts=[Spy(2)], cv=KFold(4))
+    assert plan.domains == ["Spy(2)"]
+    for rows, split in zip(seen, plan.splits, strict=True):
+        np.testing.assert_array_equal(rows, X[split.train])
+        assert split.ood[0].X.shape == X[split.id.rows].shape
+    again = make_plan(X, y, shifts=[GainDrift(2)], cv=KFold(4))
+    np.testing.assert_array_equal(again.splits[1].ood[0].X, plan.splits[1].ood[0].X)
+
+
+def test_names_of_shifts():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 3)), np.arange(20) % 2
+    shifts = [GainDrift(1), GainDrift(1), GainDrift(2), FeatureDropout(1), GainDrift(1)]
+    assert make_plan(X, y, shifts=shifts, cv=2).domains == [
+        *("GainDrift(1)", "GainDrift(1) #2", "GainDrift(2)", "FeatureDropout(1)"),
+        "GainDrift(1) #3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "message"),
+    [
+        ({}, {}, "got none"),
+        ({"shifts": SHIFTS}, {"domains": True}, "got domains and shifts"),
+        ({"shifts": SHIFTS}, {"X_ood": True, "y_ood": True}, "got X_ood and shifts"),
+        ({}, {"X_ood": True}, "y_ood must hold"),
+        ({}, {"domains": True, "y_ood": True}, "y_ood must come with X_ood"),
+        ({"shifts": []}, {}, "at least one transformer"),
+        ({"shifts": [3]}, {}, "fit and transform"),
+    ],
+)
+def test_exactly_one_source_of_shift(data, options, given, message):
+    X, y, domains = data
+    values = {"domains": domains, "X_ood": X, "y_ood": y}
+    with pytest.raises((ValueError, TypeError), match=message):
+        make_search(**options).fit(X, y, **{name: values[name] for name in given})
+
+
+def test_bad_domains(data):
+    X, y, domains = data
+    for bad, message in [
+        (np.zeros(160), "at least two domains"),
+        (domains[:-1], "inconsistent numbers"),
+        (domains[:, None], "one label a row"),
+        (np.where(domains == 0, np.nan, domains), "NaN"),
+        (np.array(["a", None] * 80, dtype=object), "one kind"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make_search().fit(X, y, domains=bad)
+    with pytest.raises(ValueError, match="shape of X"):
+        make_search().fit(X, y, X_ood=X[:, :3], y_ood=y)
+
+
+# -- Spaces ----------------------------------------------------------------------------
+
+
+def suggested(space, estimator, n=40, **fixed):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    made = make_space(space, estimator)
+    for _ in range(n):
+        trial = study.ask()
+        params = made.suggest(trial)
+        study.tell(trial, 0.0)
+        # What another process makes of the stored trial.
+        again = made.suggest(study.trials[-1])
+        assert repr(again) == repr(params)
+        yield params
+
+
+@pytest.mark.filterwarnings("error")
+def test_distributions_of_optuna_and_scipy_and_lists():
+    scaler = StandardScaler()
+    space = {
+        "net__temperature": FloatDistribution(1, 10, log=True),
+        "net__activation": CategoricalDistribution(["relu", "tanh"]),
+        "net__hidden_layer_sizes": [(8,), (4, 4)],
+        "net__weight_decay": stats.loguniform(1e-4, 1e-2),
+        "net__dropout": stats.uniform(0.1, 0.2),
+        "net__batch_size": stats.randint(8, 11),
+        "net__tol": stats.expon(scale=1e-3),
+        "net__max_epochs": stats.poisson(3, loc=1),
+        "net__label_smoothing": np.array([0.0, 0.1]),
+        "scale": [scaler, MinMaxScaler(), "passthrough"],
+    }
+    estimator = Pipeline([("scale", StandardScaler()), ("net", make())])
+    drawn = list(suggested(space, estimator))
+    seen = {name: {str(params[name]) for params in drawn} for name in space}
+    assert seen["net__hidden_layer_sizes"] == {"(8,)", "(4, 4)"}
+    assert seen["net__batch_size"] == {"8", "9", "10"}
+    assert seen["scale"] == {"StandardScaler()", "MinMaxScaler()", "passthrough"}
+    assert seen["net__label_smoothing"] == {"0.0", "0.1"}
+    for params in drawn:
+        assert 1e-4 <= params["net__weight_decay"] <= 1e-2
+        assert 0.1 <= params["net__dropout"] <= 0.3
+        assert params["net__tol"] > 0
+        assert isinstance(params["net__max_epochs"], int)
+        clone(estimator).set_params(**params)
+
+
+@pytest.mark.parametrize(
+    ("space", "error", "message"),
+    [
+        ({}, ValueError, "at least one parameter"),
+        ({"temprature": [1]}, ValueError, "Did you mean temperature"),
+        ({"temperature": 3.0}, TypeError, r"Use \[3.0\]"),
+        ({"temperature": []}, ValueError, "at least one value"),
+        (lambda trial: 3, TypeError, "must return a dict"),
+        (lambda trial: {"x": 1}, ValueError, "got 'x'"),
+    ],
+)
+def test_bad_spaces(data, space, error, message):
+    X, y, domains = data
+    with pytest.raises(error, match=message):
+        make_search(space=space).fit(X, y, domains=domains)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "names"),
+    [
+        (make(), {"temperature", "learning_rate", "weight_decay", "dropout"}),
+        (
+            make_pipeline(StandardScaler(), make()),
+            {
+                f"softrankmlpclassifier__{name}"
+                for name in ("temperature", "learning_rate", "weight_decay", "dropout")
+            },
+        ),
+        (
+            SoftRankEnsembleClassifier(make(), 2),
+            {
+                "temperature",
+                *(
+                    f"estimator__{n}"
+                    for n in ("learning_rate", "weight_decay", "dropout")
+                ),
+            },
+        ),
+        (
+            SoftRankEnsembleClassifier(),
+            {
+                *("estimator", "temperature"),
+                *(
+                    f"estimator__{n}"
+                    for n in ("learning_rate", "weight_decay", "dropout")
+                ),
+            },
+        ),
+    ],
+    ids=["mlp", "pipeline", "ensemble", "ensemble of none"],
+)
+def test_the_default_space_and_the_baseline(estimator, names):
+    for params in suggested(None, estimator, 5):
+        assert set(params) == names
+        clone(estimator).set_params(**params)._validate_params()
+    for params in baseline_grid(estimator):
+        fitted = clone(estimator).set_params(**params).get_params()
+        assert [v for k, v in fitted.items() if k.endswith("temperature")][-1] == 1.0
+    rates = [
+        value
+        for params in baseline_grid(estimator)
+        for name, value in params.items()
+        if name.endswith("learning_rate")
+    ]
+    assert rates == pytest.approx([1e-3, 3e-3, 1e-2, 3e-4])
+
+
+def test_the_baseline_may_have_any_learning_rate_that_is_searched():
+    # Else temperature gets the credit for one that the baseline was not allowed.
+    assert min(_ood_space.BASELINE_FACTORS) <= min(_ood_space._RATE_FACTORS)
+    assert max(_ood_space.BASELINE_FACTORS) >= max(_ood_space._RATE_FACTORS)
+
+
+def test_no_default_for_a_foreign_estimator(data):
+    X, y, domains = data
+    with pytest.raises(ValueError, match="got None for LogisticRegression"):
+        OODSearchCV(LogisticRegression()).fit(X, y, domains=domains)
+
+
+def test_a_conditional_space(data):
+    X, y, domains = data
+
+    def space(trial):
+        optimizer = trial.suggest_categorical("optimizer", ["adam", "sgd"])
+        params = {"optimizer": optimizer}
+        if optimizer == "adam":
+            params["weight_decay"] = trial.suggest_float("decay", 1e-4, 1, log=True)
+        else:
+            params["max_grad_norm"] = trial.suggest_float("norm", 0.1, 1)
+        return params
+
+    search = make_search(space=space, n_trials=12).fit(X, y, domains=domains)
+    kinds = {frozenset(params) for params in search.cv_results_["params"][4:]}
+    assert kinds == {
+        frozenset({"optimizer", "weight_decay"}),
+        frozenset({"optimizer", "max_grad_norm"}),
+    }
+    assert search.cv_results_["param_max_grad_norm"].mask.any()
+
+
+# -- The search ------------------------------------------------------------------------
+
+
+class Noting(BaseEstimator):
+    """A classifier that notes the rows it is fitted on."""
+
+    _estimator_type = "classifier"
+    fits: list = []  # noqa: RUF012
+
+    def __init__(self, temperature=1.0, random_state=None):
+        self.temperature = temperature
+        self.random_state = random_state
+
+    def __sklearn_tags__(self):
+        return LogisticRegression().__sklearn_tags__()
+
+    def fit(self, X, y):
+        Noting.fits.append(X)
+        self.inner_ = KNeighborsClassifier(1).fit(X, y)
+        self.classes_ = self.inner_.classes_
+        return self
+
+    def predict(self, X):
+        return self.inner_.predict(X)
+
+    def score(self, X, y):
+        return self.inner_.score(X, y)
+
+
+def test_no_fit_sees_the_rows_it_is_scored_on(data, monkeypatch):
+    X, y, domains = data
+    monkeypatch.setattr(Noting, "fits", [])
+    X_ood = X + 100
+    search = make_search(Noting(), {"temperature": [1.0, 2.0]}, n_trials=3)
+    search.fit(X, y, X_ood=X_ood, y_ood=y, domains_ood=domains)
+    source = {tuple(row) for row in X}
+    for rows in Noting.fits:
+        assert {tuple(row) for row in rows} <= source
+    # The last fit is the best one's, on all rows of X and on nothing else.
+    np.testing.assert_array_equal(Noting.fits[-1], X)
+    assert len(Noting.fits) == 3 * 2 + 1
+    assert search.domains_ == ["0", "1", "2", "3"]
+
+
+def test_no_fit_sees_the_domain_it_is_scored_on(data, monkeypatch):
+    X, y, domains = data
+    monkeypatch.setattr(Noting, "fits", [])
+    make_search(Noting(), {"temperature": [1.0]}, n_trials=1, cv=None, refit=False).fit(
+        X, y, domains=domains
+    )
+    by_row = {tuple(row): domain for row, domain in zip(X, domains, strict=True)}
+    seen = [{by_row[tuple(row)] for row in rows} for rows in Noting.fits]
+    assert seen == [{1, 2, 3}, {0, 2, 3}, {0, 1, 3}, {0, 1, 2}]
+
+
+class Solo(SoftRankMLPClassifier):
+    """Fits by itself: a `fit` of its own can't be stacked."""
+
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(X, y, sample_weight)
+
+
+@pytest.mark.parametrize("source", ["domains", "X_ood", "shifts"])
+def test_stacks_score_as_single_fits_do(data, source):
+    X, y, domains = data
+    options = {"shifts": SHIFTS} if source == "shifts" else {}
+    given = {
+        "domains": {"domains": domains},
+        "X_ood": {"X_ood": X * 1.5, "y_ood": y, "domains_ood": domains},
+        "shifts": {},
+    }[source]
+    searches = []
+    for kind in (SoftRankMLPClassifier, Solo):
+        estimator = kind(**make().get_params())
+        pipeline = Pipeline([("scale", StandardScaler()), ("net", estimator)])
+        space = {"net__temperature": stats.loguniform(0.3, 100)}
+        search = make_search(
+            pipeline, space, n_seeds=2, scoring="neg_log_loss", **options
+        )
+        searches.append(search.fit(X, y, **given))
+    stacked, single = searches
+    assert stacked.fallback_reason_ is None
+    assert "Solo" in single.fallback_reason_
+    pd.testing.assert_frame_equal(
+        stacked.results_.drop(columns="fit_time"),
+        single.results_.drop(columns="fit_time"),
+    )
+    assert stacked.best_reason_ == single.best_reason_
+    np.testing.assert_array_equal(stacked.predict_proba(X), single.predict_proba(X))
+
+
+def test_scores_are_those_of_a_hand_written_loop(data):
+    X, y, domains = data
+    search = make_search(make(), n_trials=5, cv=None, n_seeds=2)
+    search.fit(X, y, domains=domains)
+    seeds = search._seeds()
+    plan = make_plan(X, y, domains=domains, seed=seeds[0])
+    for k in (1, 4):
+        ood, held_out = np.empty((2, 4)), []
+        for row, seed in enumerate(seeds[1:]):
+            for d, split in enumerate(plan.splits):
+                clf = make(random_state=seed, **search.cv_results_["params"][k])
+                clf.fit(X[split.train], y[split.train])
+                ood[row, d] = clf.score(X[domains == d], y[domains == d])
+                held_out.append(clf.score(X[split.id.rows], y[split.id.rows]))
+        assert search.cv_results_["ood_score"][k] == pytest.approx(ood.mean())
+        assert search.cv_results_["ood_score_2"][k] == pytest.approx(ood[:, 2].mean())
+        assert search.cv_results_["id_score"][k] == pytest.approx(np.mean(held_out))
+
+
+def test_the_first_trials_are_the_baseline(data):
+    X, y, domains = data
+    search = make_search(make(dropout=0.1, temperature=50.0)).fit(X, y, domains=domains)
+    assert search.cv_results_["is_baseline"].tolist() == [True] * 4 + [False] * 3
+    assert search.cv_results_["params"][:4] == [
+        {"temperature": 1.0, "learning_rate": pytest.approx(factor * 1e-3)}
+        for factor in (1.0, 3.0, 10.0, 0.3)
+    ]
+    assert search.best_params_ == search.cv_results_["params"][search.best_index_]
+    # The sampler learns from them: no trial is without the space's parameters.
+    assert all("temperature" in trial.params for trial in search.study_.trials)
+
+
+def test_results_and_attributes(data):
+    X, y, domains = data
+    search = make_search(make_pipeline(StandardScaler(), make()), None)
+    search.set_params(param_distributions=None).fit(X, y, domains=domains)
+    table = search.results_
+    assert isinstance(table, pd.DataFrame)
+    assert len(table) == search.n_trials_ == 7
+    assert list(table["rank_ood_score"].sort_values()) == sorted(
+        stats.rankdata(-table["ood_score"], method="min")
+    )
+    scores = table[[f"ood_score_{d}" for d in range(4)]]
+    np.testing.assert_allclose(scores.mean(axis=1), table["ood_score"])
+    assert table["n_components"].between(1, 8).all()
+    assert table["rank"].between(1, 8).all()
+    assert (table["fit_time"] > 0).all()
+    assert table["state"].unique().tolist() == ["COMPLETE"]
+    assert search.best_score_ == table["ood_score"][search.best_index_]
+    assert search.n_splits_ == 8
+    assert search.score(X, y) == search.best_estimator_.score(X, y)
+    np.testing.assert_array_equal(search.classes_, [0, 1, 2])
+    assert search.transform(X).shape == (160, search.best_estimator_[-1].n_components_)
+    assert search.n_features_in_ == 8
+    assert search.refit_time_ > 0
+
+
+def test_the_same_random_state_gives_the_same_search(data):
+    X, y, domains = data
+    one, other = (
+        make_search(n_jobs=n_jobs).fit(X, y, domains=domains) for n_jobs in (None, 2)
+    )
+    pd.testing.assert_frame_equal(
+        one.results_.drop(columns="fit_time"), other.results_.drop(columns="fit_time")
+    )
+    np.testing.assert_array_equal(one.predict_proba(X), other.predict_proba(X))
+    third = make_search(random_state=1).fit(X, y, domains=domains)
+    assert (third.results_["ood_score"] != one.results_["ood_score"]).any()
+
+
+def test_it_chooses_what_holds_up():
+    # A column that tells the classes apart here and misleads elsewhere: without it the
+    # accuracy under the shift is much higher, and the baseline is beaten.
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    X = rng.standard_normal((400, 2)) + 2.5 * np.column_stack([y, y])
+    X_ood = X.copy()
+    X_ood[:, 1] = 3 * rng.standard_normal(400)
+
+    class Column(BaseEstimator):
+        def __init__(self, drop=False):
+            self.drop = drop
+
+        def fit(self, X, y=None):
+            return self
+
+        def transform(self, X):
+            return X[:, :1] if self.drop else X
+
+    pipeline = make_pipeline(Column(), LogisticRegression())
+    search = OODSearchCV(
+        pipeline,
+        {"column__drop": [True]},
+        n_trials=2,
+        id_tolerance=0.2,
+        random_state=0,
+    ).fit(X, y, X_ood=X_ood, y_ood=y)
+    assert search.best_params_ == {"column__drop": True}
+    assert "beats the baseline" in search.best_reason_
+    tight = clone(search).set_params(id_tolerance=0.01).fit(X, y, X_ood=X_ood, y_ood=y)
+    assert tight.best_params_ == {}
+    assert tight.best_reason_.startswith("The baseline")
+
+
+def test_the_pareto_front_of_a_search(data):
+    X, y, domains = data
+    search = make_search(objective="pareto", n_trials=8).fit(X, y, domains=domains)
+    front = {entry["index"] for entry in search.pareto_front_}
+    table = search.results_
+    points = table[["ood_score", "id_score"]].assign(size=-table["n_components"])
+    for k, point in points.iterrows():
+        beaten = (points >= point).all(axis=1) & (points > point).any(axis=1)
+        assert (k in front) != beaten.any()
+    assert len(search.study_.directions) == 3
+    assert {t.number for t in search.study_.best_trials} == set(
+        table["trial"][sorted(front)]
+    )
+    assert search.best_index_ in front or table["is_baseline"][search.best_index_]
+
+
+def test_a_pareto_front_needs_a_size_and_no_pruner(data):
+    X, y, domains = data
+    with pytest.raises(ValueError, match="embedding has a size"):
+        OODSearchCV(LogisticRegression(), {"C": [1]}, objective="pareto").fit(
+            X, y, domains=domains
+        )
+    with pytest.raises(ValueError, match="pruner must be None"):
+        make_search(objective="pareto", pruner=optuna.pruners.MedianPruner()).fit(
+            X, y, domains=domains
+        )
+
+
+class Below(optuna.pruners.BasePruner):
+    """Ends every trial at once, or none."""
+
+    def __init__(self, is_on):
+        self.is_on = is_on
+
+    def prune(self, study, trial):
+        return self.is_on
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_hopeless_trials_end_early(data, n_jobs):
+    X, y, domains = data
+    estimator = make(max_epochs=20)
+    search = make_search(estimator, pruner=Below(True), n_jobs=n_jobs)
+    search.fit(X, y, domains=domains)
+    assert search.cv_results_["state"].tolist() == ["COMPLETE"] * 4 + ["PRUNED"] * 3
+    assert np.isnan(search.cv_results_["ood_score"][4:]).all()
+    assert search.best_index_ < 4
+    # Every second epoch of the baseline; the others end at their first report.
+    steps = [sorted(t.intermediate_values) for t in search.study_.trials]
+    assert steps == [list(range(2, 20, 2))] * 4 + [[2]] * 3
+
+
+def test_reports_change_nothing(data):
+    X, y, domains = data
+    plain = make_search().fit(X, y, domains=domains)
+    pruned = make_search(pruner=Below(False)).fit(X, y, domains=domains)
+    pd.testing.assert_frame_equal(
+        plain.results_.drop(columns="fit_time"),
+        pruned.results_.drop(columns="fit_time"),
+    )
+
+
+def test_a_report_is_the_score_at_that_epoch(data):
+    X, y, domains = data
+    estimator = make(max_epochs=10, lr_schedule="constant")
+    options = {"n_trials": 1, "n_seeds": 2}
+    search = make_search(estimator, pruner=Below(False), **options)
+    reports = search.fit(X, y, domains=domains).study_.trials[0].intermediate_values
+    short = make_search(clone(estimator).set_params(max_epochs=4), **options)
+    short.fit(X, y, domains=domains)
+    assert reports[4] == short.best_score_
+
+
+def test_a_pipeline_is_not_fitted_on_held_out_rows(data):
+    X, y, domains = data
+    seen = []
+
+    class Spy(StandardScaler):
+        def fit(self, X, y=None, sample_weight=None):
+            seen.append(len(X))
+            return super().fit(X, y, sample_weight)
+
+    pipeline = Pipeline([("scale", Spy()), ("pca", PCA(4)), ("net", make())])
+    space = {"net__temperature": [1.0, 10.0], "pca__n_components": [2, 4]}
+    search = make_search(pipeline, space, cv=None).fit(X, y, domains=domains)
+    assert search.fallback_reason_ is None
+    assert set(seen[:-1]) == {96}
+    assert seen[-1] == 160
+
+
+def test_fits_that_fail(data):
+    X, y, domains = data
+    space = {"learning_rate": [1e-3, 1e30]}
+    search = make_search(space=space, n_trials=9)
+    with pytest.warns(FitFailedWarning, match="trials failed and are out"):
+        search.fit(X, y, domains=domains)
+    failed = search.cv_results_["state"] == "FAIL"
+    rates = search.cv_results_["param_learning_rate"]
+    np.testing.assert_array_equal(failed, rates == 1e30)
+    assert not failed[search.best_index_]
+    with pytest.raises(FloatingPointError):
+        clone(search).set_params(error_score="raise").fit(X, y, domains=domains)
+    zero = clone(search).set_params(error_score=0.0).fit(X, y, domains=domains)
+    assert (zero.cv_results_["ood_score"][failed] == 0).all()
+    broken = make_search(make(learning_rate=1e30), {"dropout": [0.0]}, n_trials=4)
+    with pytest.raises(ValueError, match="All 4 trials failed, the first with: Floa"):
+        broken.fit(X, y, domains=domains)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_trials": 0}, "n_trials"),
+        ({"objective": "best"}, "objective"),
+        ({"id_tolerance": -1}, "id_tolerance"),
+        ({"aggregate": "median"}, "aggregate"),
+        ({"scoring": ["accuracy", "f1_macro"]}, "scoring"),
+        ({"estimator": Ridge()}, "must be a classifier"),
+        ({"estimator": make(temperature=-1.0)}, "temperature"),
+        ({"sampler": "tpe"}, "sampler"),
+    ],
+)
+def test_bad_parameters(data, options, message, monkeypatch):
+    X, y, domains = data
+    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    with pytest.raises(ValueError, match=message):
+        make_search(**options).fit(X, y, domains=domains)
+
+
+def test_a_search_that_fails_leaves_the_last_one(data):
+    X, y, domains = data
+    search = make_search().fit(X, y, domains=domains)
+    before = search.predict(X)
+    with pytest.raises(ValueError, match="source of shift"):
+        search.fit(X, y)
+    np.testing.assert_array_equal(search.predict(X), before)
+
+
+def test_a_timeout_ends_it(data):
+    X, y, domains = data
+    search = make_search(n_trials=10_000, timeout=0.5).fit(X, y, domains=domains)
+    assert 0 < search.n_trials_ < 10_000
+
+
+def test_nothing_is_printed_unless_asked(data, capfd):
+    X, y, domains = data
+    make_search().fit(X, y, domains=domains)
+    assert capfd.readouterr() == ("", "")
+    make_search(verbose=1).fit(X, y, domains=domains)
+    out, err = capfd.readouterr()
+    assert "7 of 7 trials" in out
+    assert err == ""
+
+
+# -- What goes along with the rows -----------------------------------------------------
+
+
+def test_sample_weights_and_groups(data):
+    X, y, domains = data
+    weight = np.random.default_rng(0).uniform(0.5, 2, 160)
+    plain = make_search().fit(X, y, domains=domains)
+    weighed = make_search().fit(X, y, domains=domains, sample_weight=weight)
+    assert (weighed.results_["ood_score"] != plain.results_["ood_score"]).any()
+    groups = np.arange(160) // 8
+    make_search(cv=GroupKFold(2)).fit(X, y, domains=domains, groups=groups)
+    make_search(cv=GroupKFold(2)).fit(X, y, X_ood=X, y_ood=y, groups=groups)
+
+
+def test_metadata_routing(data):
+    X, y, domains = data
+    weight = np.random.default_rng(0).uniform(0.5, 2, 160)
+    expected = make_search().fit(X, y, domains=domains, sample_weight=weight)
+    with sklearn.config_context(enable_metadata_routing=True):
+        estimator = make().set_fit_request(sample_weight=True)
+        estimator.set_score_request(sample_weight=True)
+        search = make_search(estimator).fit(X, y, domains=domains, sample_weight=weight)
+        # And of the search itself, within another.
+        search.set_fit_request(domains=True)
+        scores = cross_validate(search, X, y, cv=2, params={"domains": domains})
+    assert len(scores["test_score"]) == 2
+    np.testing.assert_array_equal(
+        search.results_["n_components"], expected.results_["n_components"]
+    )
+
+
+def test_frames_and_labels_that_are_words(data):
+    X, y, domains = data
+    frame = pd.DataFrame(X, columns=[f"c{i}" for i in range(8)])
+    labels = pd.Series(np.array(["a", "b", "c"])[y])
+    months = pd.Series(np.array(["jan", "feb", "mar", "apr"])[domains])
+    search = make_search(make_pipeline(StandardScaler(), make()))
+    search.set_params(param_distributions=None).fit(frame, labels, domains=months)
+    assert search.domains_ == ["apr", "feb", "jan", "mar"]
+    assert search.feature_names_in_.tolist() == list(frame)
+    shifted = make_search(shifts=[GaussianNoise(2)]).fit(frame, labels)
+    assert set(shifted.predict(frame)) <= {"a", "b", "c"}
+    make_search().fit(frame, labels, X_ood=frame, y_ood=labels, domains_ood=months)
+
+
+# -- Studies that are kept -------------------------------------------------------------
+
+
+@pytest.fixture(params=["journal", "sqlite", "object"])
+def storage(request, tmp_path):
+    if request.param == "journal":
+        return tmp_path / "study.log"
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    return url if request.param == "sqlite" else optuna.storages.RDBStorage(url)
+
+
+def test_a_rerun_goes_on_where_it_was(data, storage):
+    X, y, domains = data
+    first = make_search(storage=storage).fit(X, y, domains=domains)
+    again = make_search(storage=storage).fit(X, y, domains=domains)
+    pd.testing.assert_frame_equal(first.results_, again.results_)
+    np.testing.assert_array_equal(first.predict_proba(X), again.predict_proba(X))
+    more = make_search(storage=storage, n_trials=10).fit(X, y, domains=domains)
+    assert more.n_trials_ == 10
+    pd.testing.assert_frame_equal(
+        more.results_.iloc[:7].drop(columns="rank_ood_score"),
+        first.results_.drop(columns="rank_ood_score"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"space": {"temperature": [1.0, 3.0]}}, "space of temperature"),
+        ({"scoring": "f1_macro"}, "scoring"),
+        ({"cv": 3}, "rows of the splits"),
+        ({"aggregate": "worst"}, "aggregate: 'mean' before, 'worst' now"),
+        ({"random_state": 1}, "random_state"),
+        ({"estimator": make(max_epochs=5)}, "estimator's max_epochs: 4 before, 5 now"),
+        ({"objective": "pareto"}, "objective"),
+        ({"space": lambda trial: {}}, "callable"),
+    ],
+)
+def test_a_changed_search_under_the_same_name(data, tmp_path, change, message):
+    X, y, domains = data
+    path = tmp_path / "study.log"
+    make_search(storage=path, n_trials=3).fit(X, y, domains=domains)
+    before = path.read_text()
+    changed = make_search(**change, storage=path)
+    with pytest.raises(ValueError, match=message) as caught:
+        changed.fit(X, y, domains=domains)
+    assert "pass another study_name" in str(caught.value)
+    assert path.read_text() == before
+    changed.set_params(study_name="another", n_trials=3)
+    if "space" not in change or not callable(change["space"]):
+        assert changed.fit(X, y, domains=domains).n_trials_ == 3
+
+
+def test_changed_data_under_the_same_name(data, tmp_path):
+    X, y, domains = data
+    search = make_search(storage=tmp_path / "study.log", n_trials=3)
+    search.fit(X, y, domains=domains)
+    for changed, message in [
+        ((X + 1e-9, y, domains), "differs in X:"),
+        ((X[:-4], y[:-4], domains[:-4]), "X: 160 rows.* before, 156 rows.* now"),
+        ((X, y[::-1], domains), "; y:"),
+        ((X, y, domains % 2), "domains"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            search.fit(changed[0], changed[1], domains=changed[2])
+    with pytest.raises(ValueError, match="fit parameters"):
+        search.fit(X, y, domains=domains, sample_weight=np.ones(160))
+    search.fit(pd.DataFrame(X).to_numpy(), y.copy(), domains=domains.tolist())
+
+
+def test_a_model_loads_where_its_study_is_not(data, tmp_path):
+    X, y, domains = data
+    path = tmp_path / "study.log"
+    search = make_search(storage=path).fit(X, y, domains=domains)
+    text = pickle.dumps(search)
+    assert len(pickle.loads(text).study_.trials) == 7
+    path.unlink()
+    np.testing.assert_array_equal(pickle.loads(text).predict(X), search.predict(X))
+
+
+def test_samplers_of_one_s_own(data, tmp_path):
+    X, y, domains = data
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    one, other = (
+        make_search(sampler=sampler).fit(X, y, domains=domains) for _ in range(2)
+    )
+    pd.testing.assert_series_equal(
+        one.results_["param_temperature"], other.results_["param_temperature"]
+    )
+    # Those who join a study draw other points than it has.
+    path = tmp_path / "study.log"
+    make_search(sampler=sampler, storage=path).fit(X, y, domains=domains)
+    joined = make_search(sampler=sampler, storage=path, n_trials=10)
+    drawn = joined.fit(X, y, domains=domains).results_["param_temperature"][4:]
+    assert len(set(drawn)) == 6
+
+
+def test_default_draws_differ_from_trial_to_trial(data):
+    X, y, domains = data
+    search = make_search(n_trials=12).fit(X, y, domains=domains)
+    drawn = sorted(search.results_["param_temperature"][4:])
+    assert all(a < b for a, b in pairwise(drawn))
+
+
+def test_before_fit():
+    search = make_search()
+    assert not hasattr(search, "study_")
+    assert not hasattr(search, "results_")
+    assert not hasattr(search, "classes_")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clone(search)
