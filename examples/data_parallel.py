@@ -54,7 +54,6 @@ def main() -> None:
         batch_size=args.batch_size,
         iterator_train__random_state=0,
         train_split=None,
-        verbose=0,
         accelerator=accelerator,
     )
     net.fit(X, y)

@@ -179,21 +179,24 @@ class BaseSoftRankClassifier(Inference):
                 "early_stopping must be False where X is a Dataset, whose rows can't "
                 "be held out, got True. Set max_epochs, or use arrays."
             )
-        chunks = open_stream(X, target)
+        if is_arrow(X) and target is None:
+            raise ValueError(
+                "y must be the name of the labels' column where X is an Arrow dataset, "
+                f"got None. Name one of {X.schema.names}."
+            )
+        is_new = classes is None or not hasattr(self, "net_")
+        chunks = open_stream(X, target, None if is_new else self._columns(X))
         counts: dict[Any, int] = {}
-        first = not hasattr(self, "net_") or classes is None
         for rows, labels in chunks():
             if labels is None:
                 raise ValueError(
-                    "X must yield pairs (row, label), got rows alone. Yield pairs, or "
-                    "name the column of the labels by y."
+                    "X must yield pairs (row, label), got rows alone. Yield pairs."
                 )
-            if first:
+            if is_new and not counts:
+                self._take_names(X, target)
                 self._take_shape(rows.shape[1:])
-                first = False
             self._check_chunk(rows)
-            check_classification_targets(labels)
-            values, numbers = np.unique(labels, return_counts=True)
+            values, numbers = _count_labels(labels)
             for label, number in zip(values, numbers.tolist(), strict=True):
                 counts[label] = counts.get(label, 0) + number
         if not counts:
@@ -201,10 +204,13 @@ class BaseSoftRankClassifier(Inference):
                 "X must yield at least one row, got none. Check where it reads from."
             )
         n_rows = sum(counts.values())
-        if is_arrow(X):
-            names = [name for name in X.schema.names if name != target]
-            self.feature_names_in_ = np.array(names, dtype=object)
-        seen = np.array(sorted(counts))
+        try:
+            seen = np.array(sorted(counts))
+        except TypeError as error:
+            raise ValueError(
+                "X must yield labels of one type, got "
+                f"{sorted({type(label).__name__ for label in counts})}. Convert them."
+            ) from error
         if classes is None:
             self._set_classes(seen)
         else:
@@ -212,12 +218,14 @@ class BaseSoftRankClassifier(Inference):
         self._check_settings(n_rows)
         known, by_class = self.classes_, None
         if self.class_weight is not None:
-            by_class = np.ones(len(known))
-            weights = [float(counts[label]) for label in seen]
-            by_class[encode(seen, known)] = compute_class_weight(
-                self.class_weight, classes=seen, y=seen, sample_weight=weights
+            weights = np.array([float(counts[label]) for label in sorted(counts)])
+            by_class = compute_class_weight(
+                self.class_weight, classes=known, y=seen, sample_weight=weights
             )
-            by_class /= np.average(by_class[encode(seen, known)], weights=weights)
+            total = by_class[encode(seen, known)] @ weights
+            if total == 0:
+                raise self._all_weightless()
+            by_class = by_class * n_rows / total
         return StreamDataset(
             lambda: (
                 (self._check_chunk(rows), encode(np.asarray(labels), known))
@@ -226,6 +234,14 @@ class BaseSoftRankClassifier(Inference):
             n_rows,
             by_class,
         )
+
+    def _take_names(self, X: Any, target: Any) -> None:
+        """Take note of the names of a stream's columns, as `fit` of an array does."""
+        if is_arrow(X):
+            names = [name for name in X.schema.names if name != target]
+            self.feature_names_in_ = np.array(names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
 
     def _take_shape(self, shape: tuple[int, ...]) -> None:
         """Take note of the shape of a stream's rows."""
@@ -307,7 +323,7 @@ class BaseSoftRankClassifier(Inference):
             At the training step whose loss is not finite; the network is then as it
             was before the call.
         """
-        with self._unchanged_on_error():
+        with self._unchanged_on_error() as before:
             if isinstance(self.class_weight, str):
                 raise ValueError(
                     "class_weight='balanced' can't be known from a part of the rows, "
@@ -341,6 +357,8 @@ class BaseSoftRankClassifier(Inference):
                 self._initialize(net)
                 if fitted:
                     self._load_weights(net)
+            if fitted:  # An error from here on costs the optimizer's state.
+                before["_is_incremental"] = False
             self._train(Training(net, dataset, seeds["rows"], None))
             history = self.history_ if fitted else []
             self._finish(net, history=history)
@@ -349,16 +367,15 @@ class BaseSoftRankClassifier(Inference):
         return self
 
     @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
+    def _unchanged_on_error(self) -> Iterator[dict[str, Any]]:
         """Leave the estimator as it was if fitting fails: nothing is lost."""
         before = dict(vars(self))
         try:
-            yield
-        except BaseException as error:
+            yield before
+        except BaseException:
             self.__dict__ = before
-            if isinstance(error, FloatingPointError | KeyboardInterrupt):
-                # Its weights are as they were, but not its optimizer.
-                self._is_incremental = False
+            if "net_" in before:  # It may have been training on.
+                before["net_"].module_.eval()
             raise
 
     def _validate_training_data(
@@ -407,10 +424,7 @@ class BaseSoftRankClassifier(Inference):
             )
             weight = weight * by_class[codes]
             if not weight.any():
-                raise ValueError(
-                    f"class_weight must leave some row a positive weight, got "
-                    f"{self.class_weight!r}. Raise the weight of a class in y."
-                )
+                raise self._all_weightless()
         kept = weight > 0
         if not kept.all():
             X, codes, weight = X[kept], codes[kept], weight[kept]
@@ -419,6 +433,12 @@ class BaseSoftRankClassifier(Inference):
         if (weight == weight[0]).all():
             return X, codes, None
         return X, codes, weight / weight.mean()
+
+    def _all_weightless(self) -> ValueError:
+        return ValueError(
+            "class_weight must leave some row a positive weight, got "
+            f"{self.class_weight!r}. Raise the weight of a class in y."
+        )
 
     def _make_member(
         self,
@@ -461,9 +481,9 @@ class BaseSoftRankClassifier(Inference):
     def _load_weights(self, net: SoftRankNet) -> None:
         """Start a net from the weights of the previous fit."""
         weights = self.module_.state_dict()
-        own = net.module_.state_dict()
-        if self.compile:  # Its wrapper's names have a prefix.
-            weights = dict(zip(own, weights.values(), strict=True))
+        # Not of torch.compile's wrapper, whose names have a prefix.
+        module: Any = getattr(net.module_, "_orig_mod", net.module_)
+        own = module.state_dict()
         if {k: v.shape for k, v in own.items()} != {
             k: v.shape for k, v in weights.items()
         }:
@@ -472,7 +492,7 @@ class BaseSoftRankClassifier(Inference):
                 "go on from its weights. Undo the change, or call clone(estimator) and "
                 "start anew."
             )
-        net.module_.load_state_dict(weights)
+        module.load_state_dict(weights)
 
     def _finish(self, net: SoftRankNet, history: list[dict[str, Any]]) -> None:
         """Set the fitted attributes of a trained net."""
@@ -561,6 +581,11 @@ class BaseSoftRankClassifier(Inference):
             For parameters or data out of range; the estimator keeps its basis.
         """
         check_is_fitted(self)
+        if is_stream(X):
+            raise ValueError(
+                f"X must be an array, got {type(X).__name__}. Pass some thousand rows, "
+                "whose embedding is held at once."
+            )
         X = self._validate_rows(X)
         codes = None if y is None else encode(np.asarray(y), self.classes_)
         weight = None
@@ -623,6 +648,25 @@ class BaseSoftRankClassifier(Inference):
             {name: torch.tensor(array) for name, array in weights.items()}
         )
         self.module_.eval()
+
+
+def _count_labels(labels: Any) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Return the distinct labels of a stream's chunk and how often each comes."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(
+            "X must yield one label with each row, got labels of shape "
+            f"{labels.shape[1:]}. Name the class."
+        )
+    if labels.dtype.kind in "Of" and any(v is None or v != v for v in labels.tolist()):
+        raise ValueError(
+            "y must hold a label for each row, got missing ones. Drop such rows."
+        )
+    values, numbers = np.unique(labels, return_counts=True)
+    # Twice each: it takes few rows of many classes for a regression's, and a chunk is
+    # few rows.
+    check_classification_targets(np.repeat(values, 2))
+    return values, numbers
 
 
 @dataclass

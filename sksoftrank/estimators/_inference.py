@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
+from sklearn.metrics import accuracy_score
 from sklearn.utils import check_array, gen_batches
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
@@ -22,7 +24,12 @@ from torch import Tensor
 
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._recipe import NetRecipe
-from sksoftrank.estimators._sources import is_arrow, is_stream, open_stream
+from sksoftrank.estimators._sources import (
+    count_rows,
+    is_arrow,
+    is_stream,
+    open_stream,
+)
 from sksoftrank.modules import EmbedHeadModule
 from sksoftrank.modules._protocol import find_layer, layer_output
 from sksoftrank.training import SoftRankNet
@@ -83,17 +90,28 @@ class Inference(
         return X
 
     def _validate_stream(self, X: Any) -> Callable[[], Iterator[Any]]:
-        columns = None
-        if is_arrow(X):
-            columns = getattr(self, "feature_names_in_", None)
-            columns = None if columns is None else list(columns)
-        chunks = open_stream(X, columns=columns)
+        chunks = open_stream(X, columns=self._columns(X))
         return lambda: (self._check_chunk(rows) for rows, _ in chunks())
+
+    def _columns(self, X: Any) -> list[str] | None:
+        """Return which columns of a stream to read; None for all."""
+        names = getattr(self, "feature_names_in_", None)
+        return list(names) if names is not None and is_arrow(X) else None
 
     def _check_chunk(self, rows: Array) -> Array:
         """Return the rows of a stream as a matrix of the fit's width."""
+        shape = rows.shape[1:]
+        expected = getattr(self, "input_shape_", shape)
+        if len(shape) > 1 and shape != expected:
+            raise ValueError(
+                f"X must hold rows of shape {expected}, got {shape}. Pass what the "
+                "estimator was fitted on."
+            )
         rows = check_array(
-            rows.reshape(len(rows), -1), dtype=DTYPES, order="C", input_name="X"
+            rows.reshape(len(rows), math.prod(shape)),
+            dtype=DTYPES,
+            order="C",
+            input_name="X",
         )
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(
@@ -139,23 +157,30 @@ class Inference(
         out: Array | None = None,
     ) -> Array:
         """Return what `compute` makes of the rows, in the dtype of `X`."""
-        if callable(X) and out is None:
+        if out is not None:
+            start = 0
+            for part in self._infer_chunks(X, compute):
+                stop = start + len(part)
+                check_out(out, stop, part.shape[1], or_longer=True)
+                out[start:stop] = part.numpy()
+                start = stop
+            if start == 0:
+                raise _no_rows()
+            return out if start == len(out) else out[:start]
+        if callable(X):
             parts = [part.numpy() for part in self._infer_chunks(X, compute)]
+            if not parts:
+                raise _no_rows()
             return np.concatenate(parts)
-        n_rows = len(out) if callable(X) and out is not None else X.shape[0]
-        output: Any = None if out is None else torch.from_numpy(out)
+        output: Any = None
         start = 0
         for part in self._infer_chunks(X, compute):
             if output is None:
                 # In one piece: parts kept apart would cut up the memory that the
                 # activations are freed to, and each chunk would fault in new pages.
-                output = part.new_empty(n_rows, *part.shape[1:])
-            if out is not None:
-                check_out(out, start + len(part), part.shape[1])
+                output = part.new_empty(X.shape[0], *part.shape[1:])
             output[start : start + len(part)] = part
             start += len(part)
-        if out is not None:
-            return out
         result: Array = output.numpy()
         # Indices from predict stay integers, and pixels become numbers.
         return (
@@ -199,10 +224,61 @@ class Inference(
             Elements of ``classes_``.
         """
         check_is_fitted(self)
-        codes = self._infer(
-            self._validate_rows(X), lambda module, x: module(x).max(dim=1).indices
-        )
+        return self._predict(self._validate_rows(X))
+
+    def _predict(self, X: Any) -> Array:
+        codes = self._infer(X, lambda module, x: module(x).max(dim=1).indices)
         return self.classes_[codes]
+
+    def score(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike | str | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> float:
+        """Return the share of rows whose class is predicted.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows; with their labels, as in `fit`, where they come from a Dataset.
+        y : array-like of shape (n_samples,) or str, default=None
+            Labels, as in `fit`; an array does for a Dataset too.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Accuracy in [0, 1]; higher is better.
+
+        Raises
+        ------
+        ValueError
+            If a Dataset yields no labels, or no rows.
+        """
+        is_named = y is None or isinstance(y, str)
+        if not (is_named and is_stream(X)):
+            return super().score(X, y, sample_weight)
+        check_is_fitted(self)
+        predicted, known = [], []
+        for rows, labels in open_stream(X, y, self._columns(X))():
+            if labels is None:
+                raise ValueError(
+                    "X must yield pairs (row, label), got rows alone. Yield pairs, or "
+                    "pass y."
+                )
+            predicted.append(self._predict(self._check_chunk(rows)))
+            known.append(labels)
+        if not known:
+            raise _no_rows()
+        return float(
+            accuracy_score(
+                np.concatenate(known),
+                np.concatenate(predicted),
+                sample_weight=sample_weight,
+            )
+        )
 
     def predict_proba(self, X: npt.ArrayLike) -> Array:
         """Return ``softmax(logits / temperature_)``.
@@ -288,18 +364,25 @@ class Inference(
         X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Rows.
         out : ndarray of shape (n_samples, n_components_), default=None
-            Where to write, chunk by chunk, such as a memory map.
+            Where to write, chunk by chunk, such as a memory map. May be longer where
+            `X` can't tell how many rows it has.
 
         Returns
         -------
         ndarray of shape (n_samples, n_components_)
-            Coordinates along ``compressor_.components_``, in the dtype of `X`; `out`
-            where it is given.
+            Coordinates along ``compressor_.components_``, in the dtype of `X`; `out`,
+            or what was written of it, where it is given.
+
+        Raises
+        ------
+        ValueError
+            If `out` can't take the result.
         """
         check_is_fitted(self)
         rows = self._validate_rows(X)
         if out is not None:
-            check_out(out, 0 if callable(rows) else rows.shape[0], self.n_components_)
+            n_rows = count_rows(X) if callable(rows) else rows.shape[0]
+            check_out(out, n_rows or 0, self.n_components_, or_longer=n_rows is None)
         return self._infer(rows, self._projection(), out)
 
     def iter_transform(self, X: npt.ArrayLike) -> Iterator[Array]:
@@ -331,21 +414,30 @@ class Inference(
         return project
 
 
-def check_out(out: Any, n_rows: int, n_columns: int) -> None:
+def check_out(
+    out: Any, n_rows: int, n_columns: int, *, or_longer: bool = False
+) -> None:
     """Refuse what rows can't be written to."""
     if (
         not isinstance(out, np.ndarray)
         or out.dtype.kind != "f"
         or out.ndim != 2
-        or len(out) < n_rows
+        or (len(out) < n_rows if or_longer else len(out) != n_rows)
         or out.shape[1] != n_columns
         or not out.flags.writeable
     ):
         raise ValueError(
-            f"out must be a writeable array of floats of shape {(n_rows, n_columns)} "
-            f"or longer, got {getattr(out, 'dtype', type(out).__name__)} of shape "
+            f"out must be a writeable array of floats of shape {(n_rows, n_columns)}"
+            f"{' or longer' if or_longer else ''}, got "
+            f"{getattr(out, 'dtype', type(out).__name__)} of shape "
             f"{getattr(out, 'shape', None)}. Make it with n_components_ columns."
         )
+
+
+def _no_rows() -> ValueError:
+    return ValueError(
+        "X must yield at least one row, got none. Check where it reads from."
+    )
 
 
 def _softmax_(logits: Tensor, temperature: float) -> Tensor:

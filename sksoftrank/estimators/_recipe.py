@@ -192,8 +192,11 @@ class NetRecipe(BaseEstimator, ABC):
                 return torch.device("cuda")
             mps = torch.backends.mps.is_available()
             return torch.device("mps" if mps else "cpu")
+        given = self.device
+        if isinstance(given, Integral) and not isinstance(given, bool):
+            given = f"cuda:{given}"
         try:
-            device = torch.device(self.device)
+            device = torch.device(given)
         except (RuntimeError, TypeError) as error:
             raise ValueError(
                 "device must be 'auto' or a name that torch knows, such as 'cpu' or "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 Array = npt.NDArray[Any]
-# Rows read at a time.
+# Read at a time, at most: of wide rows, such as images, fewer.
 CHUNK_ROWS = 1024
+CHUNK_BYTES = 32 << 20
 
 
 def is_arrow(X: Any) -> bool:
@@ -23,6 +24,14 @@ def is_arrow(X: Any) -> bool:
 def is_stream(X: Any) -> bool:
     """Return whether `X` yields its rows in passes, rather than being an array."""
     return isinstance(X, torch.utils.data.Dataset) or is_arrow(X)
+
+
+def count_rows(X: Any) -> int | None:
+    """Return the rows of a pass where that is known without one, else None."""
+    if is_arrow(X):
+        return X.num_rows if _is_table(X) else X.count_rows()
+    is_iterable = isinstance(X, torch.utils.data.IterableDataset)
+    return len(X) if not is_iterable and hasattr(X, "__len__") else None
 
 
 def open_stream(
@@ -40,6 +49,11 @@ def open_stream(
         The Arrow columns that are the features; None takes all but the target.
     """
     if is_arrow(X):
+        if target is not None and not isinstance(target, str):
+            raise ValueError(
+                "y must be the name of the labels' column where X is an Arrow dataset, "
+                f"got {type(target).__name__}. Append the labels to X as a column."
+            )
         names = list(X.schema.names)
         asked_for = [*(columns or []), *([] if target is None else [target])]
         missing = [name for name in asked_for if name not in names]
@@ -50,21 +64,50 @@ def open_stream(
             )
         if columns is None:
             columns = [name for name in names if name != target]
-        return lambda: _arrow_chunks(X, target, columns)
+        if not columns:
+            raise ValueError(
+                f"X must have a column beside the labels, got {names}. Add features."
+            )
+        return lambda: _of_one_shape(_arrow_chunks(X, target, columns))
     if target is not None:
         raise ValueError(
             "y must be None where X is a Dataset, which yields pairs (row, label), "
             f"got {type(target).__name__}. Put the labels into the Dataset."
         )
-    return lambda: _dataset_chunks(X)
+    return lambda: _of_one_shape(_dataset_chunks(X))
+
+
+def _is_table(X: Any) -> bool:
+    """Return whether an Arrow source has all at hand, rather than reading it."""
+    return hasattr(X, "num_rows")
+
+
+def _of_one_shape(
+    chunks: Iterator[tuple[Array, Array | None]],
+) -> Iterator[tuple[Array, Array | None]]:
+    shape: tuple[int, ...] | None = None
+    for rows, labels in chunks:
+        shape = rows.shape[1:] if shape is None else shape
+        if rows.shape[1:] != shape:
+            raise _ragged({shape, rows.shape[1:]})
+        yield rows, labels
+
+
+def _ragged(shapes: set[tuple[int, ...]]) -> ValueError:
+    return ValueError(
+        f"X must yield rows of one shape, got {sorted(shapes)[:3]}. Pad or crop them."
+    )
 
 
 def _arrow_chunks(
     X: Any, target: str | None, columns: list[str]
 ) -> Iterator[tuple[Array, Array | None]]:
     wanted = [*columns, *([] if target is None else [target])]
-    # A dataset reads what is asked for; a table has all at hand.
-    options = {} if hasattr(X, "num_columns") else {"columns": wanted}
+    options = (
+        {"max_chunksize": CHUNK_ROWS}
+        if _is_table(X)
+        else {"columns": wanted, "batch_size": CHUNK_ROWS}
+    )
     for batch in X.to_batches(**options):
         if batch.num_rows == 0:
             continue
@@ -92,24 +135,41 @@ def _dataset_chunks(X: Any) -> Iterator[tuple[Array, Array | None]]:
         if isinstance(X, torch.utils.data.IterableDataset)
         else (X[i] for i in range(len(X)))
     )
-    while chunk := list(islice(rows, CHUNK_ROWS)):
-        if isinstance(chunk[0], tuple | list):
-            features, labels = zip(*((row[0], row[1]) for row in chunk), strict=True)
-            yield _stack(features), np.array([_scalar(label) for label in labels])
-        else:
-            yield _stack(chunk), None
+    for first in rows:
+        # The first row tells how many may be held.
+        row_bytes = max(_split(first)[0].nbytes, 1)
+        n_rows = min(max(CHUNK_BYTES // row_bytes, 1), CHUNK_ROWS)
+        rows = chain([first], rows)
+        break
+    else:
+        return
+    while items := list(islice(rows, n_rows)):
+        pairs = [_split(item) for item in items]
+        features, labels = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        shapes = {row.shape for row in features}
+        if len(shapes) > 1:
+            raise _ragged(shapes)
+        n_labels = sum(label is not None for label in labels)
+        if 0 < n_labels < len(labels):
+            raise ValueError(
+                f"X must yield a label with each row, got {n_labels} with "
+                f"{len(labels)} rows. Drop the rows without one."
+            )
+        yield np.stack(features), np.array(labels) if n_labels else None
 
 
-def _stack(rows: Any) -> Array:
-    arrays = [np.asarray(row) for row in rows]
-    shapes = {array.shape for array in arrays}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"X must yield rows of one shape, got {sorted(shapes)[:3]}. Pad or crop "
-            "them."
-        )
-    return np.stack(arrays)
-
-
-def _scalar(label: Any) -> Any:
-    return label.item() if isinstance(label, torch.Tensor) else label
+def _split(item: Any) -> tuple[Array, Any]:
+    """Return an item of a Dataset as a row and its label, None where it has none."""
+    row, label = item, None
+    if isinstance(item, tuple | list):
+        if len(item) not in (1, 2):
+            raise ValueError(
+                "X must yield rows, or pairs (row, label), got a sequence of "
+                f"{len(item)}. Wrap the Dataset, or make a row an array."
+            )
+        row, label = (*item, None)[:2]
+    if isinstance(label, torch.Tensor):
+        label = label.item() if label.numel() == 1 else label.numpy(force=True)
+    if isinstance(row, torch.Tensor):
+        row = row.numpy(force=True)
+    return np.asarray(row), label

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 
 from sksoftrank.training._batches import InMemoryBatches, InMemoryDataset
 from sksoftrank.training._stream import StreamBatches, StreamDataset
@@ -95,4 +95,21 @@ def _make_loader(
         loader_params["generator"] = torch.Generator().manual_seed(int(seed))
     if isinstance(dataset, torch.utils.data.IterableDataset):
         shuffle = False
+    source = dataset.dataset if isinstance(dataset, Subset) else dataset
+    if isinstance(source, InMemoryDataset | StreamDataset):
+        loader_params.setdefault("collate_fn", collate_numbers)
     return DataLoader(dataset, batch_size, shuffle=shuffle, **loader_params)
+
+
+def collate_numbers(pairs: list[Any]) -> Any:
+    """Stack pairs as torch does, with numbers in single precision, as from memory."""
+    return _shorten(default_collate(pairs))
+
+
+def _shorten(batch: Any) -> Any:
+    if isinstance(batch, torch.Tensor):
+        is_number = batch.dtype in (torch.float64, torch.uint8)
+        return batch.float() if is_number else batch
+    if isinstance(batch, dict):
+        return {name: _shorten(part) for name, part in batch.items()}
+    return [_shorten(part) for part in batch] if isinstance(batch, list) else batch

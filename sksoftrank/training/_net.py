@@ -176,6 +176,11 @@ class SoftRankNet(NeuralNetClassifier):
         self.criterion_ = criterion
         return self
 
+    def torch_compile(self, module: Any, name: str) -> Any:
+        """Compile the module if asked to, but not the criterion; see skorch."""
+        # For each temperature of a schedule it would be compiled anew.
+        return module if name == "criterion" else super().torch_compile(module, name)
+
     def check_data(self, X: Any, y: Any = None) -> None:
         """Refuse labels that are not class codes, before any training."""
         if y is None:
@@ -246,8 +251,8 @@ class SoftRankNet(NeuralNetClassifier):
         with autocast(self.precision, self.device):
             output = super().infer(x, **fit_params)
         if isinstance(output, tuple):
-            return (output[0].float(), *output[1:])
-        return output.float()
+            return (_lengthen(output[0]), *output[1:])
+        return _lengthen(output)
 
     # -- Epochs --------------------------------------------------------------------
 
@@ -290,20 +295,21 @@ class SoftRankNet(NeuralNetClassifier):
             return
         if not training:
             self._run_validation(iterator, prefix, step_fn, **params)
-        elif params or not self._can_run_lean():
+            return
+        if self.verbose > 1:
+            epoch = f"epoch {len(self.history)}"
+            iterator = tqdm(iterator, desc=epoch, unit="batch", leave=False)
+        if params or not self._can_run_lean():
             super().run_single_epoch(iterator, training, prefix, step_fn, **params)
         else:
             self._run_lean_epoch(iterator, prefix)
 
     def _run_lean_epoch(self, iterator: Any, prefix: str) -> None:
         module, criterion, optimizer = self.module_, self.criterion_, self.optimizer_
-        device = torch.device(self.device)
+        device = self.device
         self._set_training(True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         total, n_rows, n_batches = 0.0, 0, 0
-        if self.verbose > 1:
-            epoch = f"epoch {len(self.history)}"
-            iterator = tqdm(iterator, desc=epoch, unit="batch", leave=False)
         for x, y in iterator:
             x = to_tensor(x, device=device)
             target = y if isinstance(y, tuple | list) else (y,)
@@ -312,7 +318,8 @@ class SoftRankNet(NeuralNetClassifier):
             with autocast(self.precision, device):
                 output = module(**x) if isinstance(x, dict) else module(x)
             logits = output[0] if isinstance(output, tuple) else output
-            loss = criterion(logits.float(), *(part.to(device) for part in target))
+            target = to_tensor(target, device=device)
+            loss = criterion(_lengthen(logits), *target)
             value = loss.item()
             if not math.isfinite(value):
                 self._raise_divergence(loss)
@@ -425,6 +432,7 @@ class SoftRankNet(NeuralNetClassifier):
             )
         except BaseException:
             self._restore_snapshot()
+            self._drop_unfinished_epoch()
             raise
         finally:
             del self.snapshot_
@@ -447,3 +455,9 @@ class SoftRankNet(NeuralNetClassifier):
         self.fit_loop(X, y, _routing_method=routing_method, **fit_params)
         self.notify("on_train_end", X=X, y=y)
         return self
+
+
+def _lengthen(logits: Any) -> Any:
+    """Return logits in half precision as those in single, which the loss needs."""
+    is_half = isinstance(logits, Tensor) and logits.dtype == torch.bfloat16
+    return logits.float() if is_half else logits
