@@ -22,7 +22,7 @@ from sksoftrank.datasets import load_gas_drift
 
 MODELS = {
     "transformer": lambda seed: SoftRankTransformerClassifier(
-        32, max_epochs=30, device="cpu", random_state=seed
+        32, max_epochs=20, device="cpu", random_state=seed
     ),
     "mlp": lambda seed: SoftRankMLPClassifier(device="cpu", random_state=seed),
     "boosting": lambda seed: HistGradientBoostingClassifier(random_state=seed),
@@ -45,7 +45,7 @@ def measure(model, data, seed):
 
 def main():
     p = parser(__doc__.splitlines()[0])
-    p.add_argument("--seeds", type=int, default=5)
+    p.add_argument("--seeds", type=int, default=3)
     args = p.parse_args()
     gas = load_gas_drift(args.data)
     of = {batch: gas.domains == batch for batch in (4, 5)}

@@ -3,15 +3,21 @@
 import unittest
 
 import pytest
+import torch
 from sklearn.utils.estimator_checks import estimator_checks_generator
+from torch import nn
 
 from sksoftrank import (
     OODSearchCV,
+    SoftRankClassifier,
+    SoftRankCNNClassifier,
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
+    SoftRankTransformerClassifier,
     StackedGridSearchCV,
     StackedRandomizedSearchCV,
 )
+from sksoftrank.modules import MLP
 from sksoftrank.shifts import OffsetDrift
 
 CONFIGURATIONS = {
@@ -37,6 +43,23 @@ def small(**params):
     return SoftRankMLPClassifier(16, learning_rate=0.01, max_epochs=20, **params)
 
 
+class PlainNetwork(nn.Module):
+    """Without a method of ours, and with a dropout and normalisation of torch's."""
+
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.hidden = nn.Linear(in_features, 16)
+        self.norm = nn.BatchNorm1d(16)
+        self.dropout = nn.Dropout(0.1)
+        self.classifier = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        z = self.dropout(torch.relu(self.norm(self.hidden(x))))
+        return self.classifier(z)
+
+
+# A few steps suffice at this rate: the checks' data give one step an epoch.
+QUICK = {"learning_rate": 0.01, "max_epochs": 20}
 # The checks seed an estimator, but not one within.
 SEEDED = small(random_state=0)
 CANDIDATES = {"temperature": [1.0, 3.0]}
@@ -53,6 +76,13 @@ ESTIMATORS = {
         temperature=[1.0, 10.0],
         embedding="concatenated",
     ),
+    "module": SoftRankClassifier(MLP, {"hidden_layer_sizes": (16,)}, **QUICK),
+    "module without a protocol": SoftRankClassifier(PlainNetwork, **QUICK),
+    "cnn with batch norm": SoftRankCNNClassifier((16, 32), **QUICK),
+    "cnn with group norm": SoftRankCNNClassifier(
+        (16, 32), normalization="group", residual=False, dropout=0.1, **QUICK
+    ),
+    "transformer": SoftRankTransformerClassifier(16, depth=1, **QUICK),
     "grid search": StackedGridSearchCV(SEEDED, CANDIDATES, **SEARCH),
     "randomized search": StackedRandomizedSearchCV(
         SEEDED, CANDIDATES, n_iter=2, **SEARCH

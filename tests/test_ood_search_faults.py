@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -69,9 +70,15 @@ def test_killed_workers_of_sqlite(tmp_path):
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory):
     """Start a server of our own; yield its URL and what stops it."""
-    missing = [name for name in ("initdb", "postgres") if shutil.which(name) is None]
+    # Debian keeps the server's commands off the path.
+    places = [os.environ["PATH"], *sorted(glob("/usr/lib/postgresql/*/bin"))]
+    commands = {
+        name: shutil.which(name, path=os.pathsep.join(places))
+        for name in ("initdb", "postgres")
+    }
+    missing = [name for name, command in commands.items() if command is None]
     if missing:
-        pytest.skip(f"PostgreSQL is not on the path: {', '.join(missing)}")
+        pytest.skip(f"PostgreSQL is not installed: no {', '.join(missing)}")
     if find_spec("psycopg") is None:
         pytest.skip("psycopg, the driver, is not installed")
     folder = tmp_path_factory.mktemp("postgres")
@@ -85,11 +92,11 @@ def postgres(tmp_path_factory):
         run_as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
         os.chown(folder, owner.pw_uid, owner.pw_gid)
         for parent in folder.parents:
-            if parent.name.startswith("pytest-"):
+            if parent.name.startswith(("pytest-", "popen-")):
                 parent.chmod(parent.stat().st_mode | 0o011)
     data = folder / "data"
     subprocess.run(
-        [shutil.which("initdb"), "-D", data, "-A", "trust", "--no-sync"],
+        [commands["initdb"], "-D", data, "-A", "trust", "--no-sync"],
         check=True,
         capture_output=True,
         cwd="/",
@@ -101,7 +108,7 @@ def postgres(tmp_path_factory):
     options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": folder}
     server = subprocess.Popen(
         [
-            *(shutil.which("postgres"), "-D", data, "-p", str(port), "-F"),
+            *(commands["postgres"], "-D", data, "-p", str(port), "-F"),
             *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
         ],
         stdout=subprocess.DEVNULL,

@@ -393,7 +393,7 @@ class BaseSoftRankClassifier(Inference):
             raise ValueError(
                 f"batch_size={self.batch_size} and {n_rows} rows of X must both be "
                 f"at least {self._min_batch_size()} for a module with "
-                "normalization='batch'. Raise them, or use normalization='layer'."
+                "batch normalization. Raise them, or use another normalization."
             )
         reserved = RESERVED.intersection(self.net_params or {})
         if reserved:

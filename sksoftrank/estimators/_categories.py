@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.preprocessing import OrdinalEncoder
 from sklearn.utils import _safe_indexing
+from sklearn.utils._missing import is_pandas_na
+from sklearn.utils.validation import _num_features
 
 Array = npt.NDArray[Any]
-# What frames call the dtypes of categories, in small letters: of pandas, of polars.
-_CATEGORICAL_DTYPES = ("category", "object", "str", "bool", "categorical", "enum")
+# What pandas, polars and Arrow in pandas call the dtypes of categories.
+_CATEGORICAL_DTYPE = re.compile(
+    r"(category|categorical|enum|dictionary|object|str|(large_)?string|utf8|bool(ean)?)"
+    r"\b",
+    re.IGNORECASE,
+)
 
 
 class CategoryEncoder:
@@ -38,10 +45,7 @@ class CategoryEncoder:
             if columns is None:
                 return None
             is_categorical = np.array(
-                [
-                    str(dtype).lower().startswith(_CATEGORICAL_DTYPES)
-                    for dtype in X.dtypes
-                ]
+                [_CATEGORICAL_DTYPE.match(str(dtype)) is not None for dtype in X.dtypes]
             )
         else:
             is_categorical = cls._mask(X, features, columns)
@@ -49,7 +53,7 @@ class CategoryEncoder:
 
     @staticmethod
     def _mask(X: Any, features: Any, columns: Any) -> npt.NDArray[np.bool_]:
-        n_features = X.shape[1] if hasattr(X, "shape") else len(X[0])
+        n_features = _num_features(X)
         chosen = np.asarray(features)
         if chosen.dtype.kind == "b" and chosen.shape == (n_features,):
             return chosen
@@ -76,18 +80,27 @@ class CategoryEncoder:
         )
 
     def _columns(self, X: Any, indices: npt.NDArray[np.intp]) -> Array:
+        if isinstance(X, list | tuple):
+            X = np.asarray(X, dtype=object)
         part = _safe_indexing(X, indices, axis=1)
-        if hasattr(part, "to_numpy"):
-            return part.to_numpy()
-        return np.asarray(part)
+        values: Array = part.to_numpy() if hasattr(part, "to_numpy") else part
+        return np.asarray(values)
 
     def fit(self, X: Any) -> CategoryEncoder:
         """Learn the categories of each column."""
-        self._encoder = OrdinalEncoder(
+        encoder = OrdinalEncoder(
             handle_unknown="use_encoded_value",
             unknown_value=-1,
             encoded_missing_value=-2,
-        ).fit(_as_categories(self._columns(X, self._categorical)))
+        )
+        try:
+            encoder.fit(_as_categories(self._columns(X, self._categorical)))
+        except TypeError as error:  # They can't be sorted.
+            raise ValueError(
+                "X must hold either text or numbers in a column of categories, got "
+                f"both: {error}. Turn the column into text."
+            ) from error
+        self._encoder = encoder
         self.cardinalities = tuple(len(c) + 1 for c in self._encoder.categories_)
         return self
 
@@ -108,14 +121,28 @@ class CategoryEncoder:
             )
         codes = np.where(codes == -2, 0, codes + 1)
         numbers = self._columns(X, self._numeric)
-        return np.hstack([codes, numbers.astype(np.float64)])
+        try:
+            if numbers.dtype == object:
+                numbers = _as_categories(numbers)
+            numbers = numbers.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "X must hold numbers in the columns that are not categorical, got "
+                f"something else: {error}. Name its column in categorical_features, "
+                "encode it, or drop it."
+            ) from error
+        return np.hstack([codes, numbers])
 
 
 def _as_categories(values: Array) -> Array:
     """Return values that can be sorted, with one kind of missing value."""
     values = values.astype(object)
     missing = np.array(
-        [[v is None or v != v for v in row] for row in values.tolist()], dtype=bool
+        [
+            [v is None or is_pandas_na(v) or v != v for v in row]
+            for row in values.tolist()
+        ],
+        dtype=bool,
     ).reshape(values.shape)
     values[missing] = np.nan
     return values

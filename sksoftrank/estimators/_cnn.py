@@ -16,7 +16,7 @@ from sksoftrank.estimators._shapes import ShapedInputClassifier, as_shape
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import CNN, EmbedHeadModule
 from sksoftrank.modules._cnn import CNN_NORMALIZATIONS
-from sksoftrank.modules._layers import ACTIVATIONS, AUGMENTATIONS
+from sksoftrank.modules._layers import ACTIVATIONS, check_augmentation
 
 
 @document_shared(optimizer="adamw", weight_decay="0.05", base_rate="0.003")
@@ -204,14 +204,3 @@ class SoftRankCNNClassifier(ShapedInputClassifier):
             "dropout": self.dropout,
             "augmentation": check_augmentation(self.augmentation),
         }
-
-
-def check_augmentation(kinds: Sequence[str]) -> tuple[str, ...]:
-    """Return the kinds of augmentation as a tuple, or say which there are."""
-    unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
-    if isinstance(kinds, str) or unknown:
-        raise ValueError(
-            f"augmentation must be a sequence of kinds among {AUGMENTATIONS}, got "
-            f"{kinds!r}. Use e.g. ('flip', 'shift'), or () for none."
-        )
-    return tuple(kinds)

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
 from sksoftrank.estimators._docs import document_shared
 from sksoftrank.estimators._shapes import ShapedInputClassifier
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import AdaptedModule, EmbedHeadModule
+from sksoftrank.modules._layers import global_seed
+from sksoftrank.training import SoftRankNet
 
 
 @document_shared()
@@ -21,11 +24,16 @@ class SoftRankClassifier(ShapedInputClassifier):
     Trained with ``cross_entropy(logits / temperature, y)``: a high temperature gives
     embeddings of low rank, that compress to a few columns. The embedding is what the
     module's head takes in: that of its methods ``embed`` and ``head`` where it has
-    both, else of the last Linear layer, whose output must be the logits.
+    both and they give its logits, else of the last Linear layer, whose output must be
+    the logits.
 
     `X` is a matrix, or an array of more axes such as images (n, c, h, w), which the
     module gets in batches of float32. Its ``forward`` returns logits (n, n_classes), or
     a tuple that starts with them, or an object or dictionary with ``logits``.
+
+    The module may draw from torch's global generator, as torch's own dropout does: a
+    fit borrows it, seeded by `random_state`, and puts it back. Fits in threads
+    therefore wait for each other; those in processes do not.
 
     Parameters
     ----------
@@ -136,10 +144,7 @@ class SoftRankClassifier(ShapedInputClassifier):
         self.module_params = module_params
 
     def _embedding_width(self) -> int | None:
-        return None
-
-    def _min_batch_size(self) -> int:
-        return 1
+        return self.module_.embedding_width if hasattr(self, "net_") else None
 
     def _module_recipe(
         self, n_features: int
@@ -150,9 +155,17 @@ class SoftRankClassifier(ShapedInputClassifier):
             "input_shape": self.input_shape_,
         }
 
+    def _initialize(self, net: SoftRankNet) -> None:
+        super()._initialize(net)
+        # A last batch of one row, from which its normalisation can't take a variance,
+        # joins the one before.
+        if any(isinstance(layer, _BatchNorm) for layer in net.module_.modules()):
+            # By set_params it would build its parts again.
+            net.iterator_train__min_batch_size = min(2, self.batch_size)
+
     def _train(self, training: Training) -> None:
-        # A module's own layers, dropout say, draw from torch's global generator.
-        device = torch.device(training.net.device)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(training.seed)
+        # A module's own layers, dropout say, draw from torch's global generator; anew
+        # in each call of partial_fit.
+        seed = training.seed + len(training.net.history)
+        with global_seed(seed, torch.device(training.net.device)):
             super()._train(training)

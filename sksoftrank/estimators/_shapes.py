@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 
 
@@ -32,6 +34,8 @@ class ShapedInputClassifier(BaseSoftRankClassifier):
 
     def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
         shape: tuple[int, ...] | None = None
+        if isinstance(X, list | tuple) and X and np.ndim(X[0]) > 1:
+            X = np.asarray(X)  # A list of images.
         if getattr(X, "ndim", 2) > 2:
             shape = tuple(int(size) for size in X.shape[1:])
             if not options["reset"] and shape != self.input_shape_:
@@ -44,6 +48,13 @@ class ShapedInputClassifier(BaseSoftRankClassifier):
         if options["reset"]:
             self._set_shape(shape)
         return checked
+
+    def _read_training(
+        self, X: Any, y: Any, sample_weight: Any, validated: dict[Any, Any] | None
+    ) -> Any:
+        # What fits of the same X share has lost the shape of its rows, and the columns
+        # their categories.
+        return super()._read_training(X, y, sample_weight, None)
 
     def _take_shape(self, shape: tuple[int, ...]) -> None:
         super()._take_shape(shape)
@@ -75,6 +86,8 @@ def as_shape(shape: Any) -> tuple[int, ...] | None:
     """Return `input_shape` as a tuple, or say why it can't be one."""
     if shape is None:
         return None
+    if isinstance(shape, np.ndarray):
+        shape = shape.tolist()
     if (
         not isinstance(shape, Sequence)
         or len(shape) not in (2, 3)

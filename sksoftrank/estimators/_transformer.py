@@ -7,18 +7,20 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import sparse
 from sklearn.utils import check_array, check_X_y
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._categories import CategoryEncoder
-from sksoftrank.estimators._cnn import check_augmentation
 from sksoftrank.estimators._docs import document_shared
 from sksoftrank.estimators._shapes import ShapedInputClassifier, as_shape
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import EmbedHeadModule, Transformer
+from sksoftrank.modules._layers import check_augmentation
 
 
 @document_shared(
@@ -205,7 +207,7 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         if len(shape) == 1:
-            if self.augmentation:
+            if len(self.augmentation):
                 raise ValueError(
                     f"augmentation must be empty for a table, got {self.augmentation!r}"
                     ". Leave it out, or pass images."
@@ -230,26 +232,56 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
     def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
         """Check rows as ever, with the codes of categories in place of them."""
         if options["reset"]:
-            self._encoder = CategoryEncoder.find(X, self.categorical_features)
+            self._encoder = self._find_categories(X)
             self.is_categorical_ = self._encoder and self._encoder.is_categorical
         if self._encoder is None:
             return super()._validate(X, y, **options)
+        if sparse.issparse(X):
+            raise ValueError(
+                "X must be dense where columns hold categories, got a sparse "
+                f"{type(X).__name__}. Use X.toarray(), or categorical_features=None."
+            )
         reset = options.pop("reset")
         # Names and number of columns, of the frame as it came.
         validate_data(self, X, y, reset=reset, skip_check_array=True)
         if reset:
             self._set_shape(None)
             self._encoder.fit(X)
-        # There is no sparse frame.
         X = self._encoder.transform(X)
+        options["accept_sparse"] = False
         if isinstance(y, str) and y == "no_validation":
             return check_array(X, **options)
         return check_X_y(X, y, **options)
 
+    def _find_categories(self, X: Any) -> CategoryEncoder | None:
+        n_dims = getattr(X, "ndim", 2)
+        if n_dims < 2:  # To be refused like any such X.
+            return None
+        if n_dims == 2 and self.input_shape is None:
+            return CategoryEncoder.find(X, self.categorical_features)
+        if self._names_categories:
+            raise ValueError(
+                "categorical_features must be 'from_dtype' or None for images, got "
+                f"{self.categorical_features!r}. Leave it out, or leave out input_shape"
+                " and pass a table."
+            )
+        return None
+
+    @property
+    def _names_categories(self) -> bool:
+        # An array has no single truth, nor does a comparison with one.
+        features = self.categorical_features
+        return not (features is None or isinstance(features, str))
+
+    def _check_chunk(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self._encoder is not None:
+            rows = self._encoder.transform(rows.reshape(len(rows), -1))
+        return super()._check_chunk(rows)
+
     def _take_shape(self, shape: tuple[int, ...]) -> None:
         super()._take_shape(shape)
         self._encoder, self.is_categorical_ = None, None
-        if self.categorical_features not in ("from_dtype", None):
+        if self._names_categories:
             raise ValueError(
                 "categorical_features must be 'from_dtype' or None where X is a "
                 f"Dataset, got {self.categorical_features!r}. Use a frame, or encode "

@@ -24,6 +24,14 @@ CNN_NORMALIZATIONS = ("batch", "group")
 _GROUP_CHANNELS = 16
 
 
+class _GroupNorm(nn.GroupNorm):
+    """Group normalisation that takes a single number too, and gives its bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # nn.GroupNorm refuses it, even in evaluation.
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class _ConvBlock(nn.Module):
     """Convolution, normalisation, activation; optionally added to its input."""
 
@@ -52,7 +60,7 @@ class _ConvBlock(nn.Module):
             n_groups = max(width_out // _GROUP_CHANNELS, 1)
             while width_out % n_groups:
                 n_groups -= 1
-            self.norm = nn.GroupNorm(n_groups, width_out)
+            self.norm = _GroupNorm(n_groups, width_out)
         self.activation = ACTIVATIONS[activation]()
         self.residual = residual
 

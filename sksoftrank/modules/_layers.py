@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
@@ -20,6 +22,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 # as the ReLU they approximate.
 _GAIN = {"identity": "linear", "relu": "relu", "gelu": "relu", "silu": "relu"}
 AUGMENTATIONS = ("flip", "shift", "cutout")
+_CPU = torch.device("cpu")
+# The global generators are one for all threads: who borrows them makes others wait.
+_borrowing = RLock()
 
 
 def make_generator(random_state: int | None) -> torch.Generator | None:
@@ -27,6 +32,33 @@ def make_generator(random_state: int | None) -> torch.Generator | None:
     if random_state is None:
         return None
     return torch.Generator().manual_seed(random_state)
+
+
+@contextmanager
+def global_seed(seed: int, device: torch.device = _CPU) -> Iterator[None]:
+    """Seed torch's global generators of the CPU and of `device`, then put them back.
+
+    For networks of other people, whose layers draw from nothing else.
+    """
+    on_cuda = device.type == "cuda"
+    with _borrowing, torch.random.fork_rng([device] if on_cuda else []):
+        # torch.manual_seed would seed every device there is, for good.
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def check_augmentation(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Return the kinds of augmentation as a tuple, or say which there are."""
+    unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
+    if isinstance(kinds, str) or unknown:
+        raise ValueError(
+            f"augmentation must be a sequence of kinds among {AUGMENTATIONS}, got "
+            f"{kinds!r}. Use e.g. ('flip', 'shift'), or () for none."
+        )
+    return tuple(kinds)
 
 
 def init_weight(
@@ -92,10 +124,17 @@ class Augmentation(RandomLayer):
     ----------
     kinds : sequence of {"flip", "shift", "cutout"}
         "flip" mirrors half of the images left to right; "shift" moves each by up to an
-        eighth of its sides, with zeros coming in; "cutout" sets a box of a quarter of
-        the sides to zero (DeVries & Taylor 2017).
+        eighth of its sides, a pixel at least, with zeros coming in; "cutout" sets a box
+        of a quarter of the sides, a pixel at least, to zero (DeVries & Taylor 2017).
+        What would leave nothing of an image does not happen: a side of one pixel is
+        not moved along, and a single pixel not cut out.
     random_state : int, default=None
         Seed; None draws from torch's global generator.
+
+    Raises
+    ------
+    ValueError
+        For a kind that there is not.
 
     Examples
     --------
@@ -108,7 +147,7 @@ class Augmentation(RandomLayer):
 
     def __init__(self, kinds: Sequence[str], random_state: int | None = None) -> None:
         super().__init__(random_state)
-        self.kinds = tuple(kinds)
+        self.kinds = check_augmentation(kinds)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return changed images (n, c, ...) in training, and `x` itself otherwise."""
@@ -128,16 +167,18 @@ class Augmentation(RandomLayer):
             x = torch.where(along(draw(2), 1).bool(), x.flip(-1), x)
         if "shift" in self.kinds:
             for axis, size in enumerate(x.shape[2:], start=2):
-                reach = max(size // 8, 1)
+                reach = max(size // 8, min(size - 1, 1))
                 padding = [0, 0] * (x.ndim - 1 - axis) + [reach, reach]
                 places = torch.arange(size, device=device) + draw(2 * reach + 1)
                 index = along(places, axis).expand(x.shape)
                 x = F.pad(x, padding).gather(axis, index)
-        if "cutout" in self.kinds:
+        if "cutout" in self.kinds and max(x.shape[2:]) > 1:
             is_cut = torch.ones((), dtype=torch.bool, device=device)
             for axis, size in enumerate(x.shape[2:], start=2):
-                distance = (torch.arange(size, device=device) - draw(size)).abs()
-                is_cut = is_cut & along(2 * distance < max(size // 4, 1), axis)
+                side = max(size // 4, 1)
+                # Centred on any pixel: the border cuts some boxes off.
+                place = torch.arange(size, device=device) - draw(size) + side // 2
+                is_cut = is_cut & along((place >= 0) & (place < side), axis)
             x = x.masked_fill(is_cut, 0.0)
         return x
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from difflib import get_close_matches
 from threading import get_ident
 from typing import Any
@@ -45,7 +46,7 @@ class EmbedHeadModule(nn.Module, ABC):
 def find_layer(module: EmbedHeadModule, name: str) -> nn.Module:
     """Return the submodule of that name, or say which there are."""
     layers = dict(module.network.named_modules())
-    if name in layers and name:
+    if isinstance(name, str) and name and name in layers:
         return layers[name]
     close = get_close_matches(str(name), layers, n=5) or list(layers)[1:6]
     raise ValueError(
@@ -60,20 +61,31 @@ def layer_output(module: EmbedHeadModule, name: str, x: Tensor) -> Tensor:
     thread = get_ident()
 
     def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
-        if get_ident() == thread:  # Another thread may run the same module.
-            outputs.append(output)
+        if get_ident() != thread:  # Another thread may run the same module.
+            return
+        if isinstance(output, Mapping):
+            output = next(iter(output.values()), None)
+        elif isinstance(output, tuple | list):
+            output = output[0] if output else None
+        # A copy: what follows may work in place, as ResNets' activations do.
+        outputs.append(output.clone() if isinstance(output, Tensor) else output)
 
     handle = find_layer(module, name).register_forward_hook(keep)
     try:
         module(x)
     finally:
         handle.remove()
-    output = outputs[-1] if outputs else None
-    if isinstance(output, tuple | list):
-        output = output[0]
-    if not isinstance(output, Tensor) or len(output) != len(x):
+    if not outputs:
+        raise ValueError(
+            f"layer must be a submodule that the network calls, got {name!r}, which it "
+            "does not. Name another, such as one within it."
+        )
+    output = outputs[-1]
+    is_tensor = isinstance(output, Tensor)
+    if not is_tensor or output.ndim == 0 or len(output) != len(x):
+        found = f"shape {tuple(output.shape)}" if is_tensor else type(output).__name__
         raise ValueError(
             f"layer must give a tensor with a row for each of X, got {name!r}, which "
-            f"gives {type(output).__name__}. Name another submodule."
+            f"gives {found} for {len(x)} rows. Name another submodule."
         )
     return output
