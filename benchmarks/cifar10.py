@@ -131,6 +131,7 @@ def main():
     p.add_argument(
         "--kinds", nargs="+", choices=list(ESTIMATORS), default=[*ESTIMATORS]
     )
+    p.add_argument("--trainers", nargs="+", choices=[*TRAINERS], default=[*TRAINERS])
     p.add_argument("--turns", type=int, default=3)
     p.add_argument("--timed-images", type=int, default=50_000 if cuda else 1_280)
     p.add_argument("--only", choices=["accuracy", "time"])
@@ -145,16 +146,16 @@ def main():
             # Single-threaded fits side by side use two cores better than two threads.
             seeds = {
                 t: range(args.seeds if t == "ours" else args.rival_seeds)
-                for t in TRAINERS
+                for t in args.trainers
             }
-            jobs = [(t, s) for t in TRAINERS for s in seeds[t]]
+            jobs = [(t, s) for t in args.trainers for s in seeds[t]]
             scores = Parallel(n_jobs=1 if cuda else 2)(
                 delayed(accuracy)(
                     kind, t, s, args.epochs, device, data, None if cuda else 1
                 )
                 for t, s in jobs
             )
-            for trainer in TRAINERS:
+            for trainer in args.trainers:
                 own = [
                     x for (t, _), x in zip(jobs, scores, strict=True) if t == trainer
                 ]
@@ -189,6 +190,7 @@ def main():
                 "cifar10",
                 *(args.kinds if len(args.kinds) < len(ESTIMATORS) else []),
                 *([args.only] if args.only else []),
+                *(["of", *args.trainers] if len(args.trainers) < 3 else []),
             ]
         ),
         results,

@@ -200,9 +200,8 @@ class AdaptedModule(EmbedHeadModule):
             same = torch.allclose(self._call("head", z), logits, rtol=1e-4, atol=1e-5)
         except Exception:  # They are for something else.
             return None
-        if isinstance(
-            own[1], nn.Module
-        ):  # Logits are zero where its weights still are.
+        # Logits are zero where its weights still are: they prove little then.
+        if isinstance(own[1], nn.Module):
             taken = self._input_of(own[1], x)
             same = same and (taken is None or torch.equal(taken, z))
         return z if same else None
