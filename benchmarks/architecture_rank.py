@@ -66,7 +66,7 @@ def split(case, data, seed):
 def attention_rank(clf, X):
     """Return the mean effective rank of attention matrices over their tokens."""
     with torch.inference_mode():
-        weights = clf.module_.attention(torch.from_numpy(X[:50]))
+        weights = clf.module_.attention(torch.tensor(X[:50]))
     ranks = [
         effective_rank(matrix.double().numpy())
         for block in weights
