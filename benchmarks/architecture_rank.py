@@ -82,8 +82,9 @@ def measure(case, data, settings, seed, epochs):
     clf = CASES[case](
         max_epochs=epochs, device="cpu", random_state=seed, **options, **settings
     ).fit(X_train, y_train)
+    rows = np.random.default_rng(0).permutation(len(X_train))[:2000]
     record = {
-        "train_accuracy": clf.score(X_train[:2000], y_train[:2000]),
+        "train_accuracy": clf.score(X_train[rows], y_train[rows]),
         "test_accuracy": clf.score(X_test, y_test),
         "z99": variance_rank(clf.embed(X_test), 0.99),
         "logit_effective_rank": effective_rank(clf.decision_function(X_test)),
