@@ -43,10 +43,15 @@ def load(case, args):
         data = load_cifar10(args.data, n_train=args.images, n_test=2000)
         return data.X_train, data.y_train, data.X_test, data.y_test
     gas = load_gas_drift(args.data)
-    source = np.flatnonzero(np.isin(gas.domains, (2, 3)))
-    rng = np.random.default_rng(0)
-    rows = rng.choice(source, min(args.rows, len(source)), replace=False)
-    return gas.X[rows], gas.y[rows], None, None
+    source = np.isin(gas.domains, (2, 3))
+    X, _, y, _ = train_test_split(
+        gas.X[source],
+        gas.y[source],
+        train_size=args.rows,
+        stratify=gas.y[source],
+        random_state=0,
+    )
+    return X, y, None, None
 
 
 def split(case, data, seed):
@@ -104,7 +109,6 @@ def main():
     p.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     args = p.parse_args()
     find_data(args.data, "cifar10_train.parquet")
-    results = {}
     for case in args.cases:
         base = CASES[case]()._first_learning_rate()
         arms = {("temperature", t): {"temperature": t} for t in TEMPERATURES}
@@ -143,15 +147,14 @@ def main():
         ]
         mean, half = mean_interval(loss)
         print(f"{case}: accuracy at T=10 less that at T=1: {mean:+.4f} ± {half:.4f}")
-        results[case] = {"table": rows, "t10_less_t1": [mean, half]}
-    write(
-        "architecture_rank",
-        results,
-        seeds=list(range(args.seeds)),
-        images=args.images,
-        rows=args.rows,
-        epochs=args.epochs,
-    )
+        write(
+            f"architecture_rank_{case}",
+            {"table": rows, "t10_less_t1": [mean, half]},
+            seeds=list(range(args.seeds)),
+            images=args.images,
+            rows=args.rows,
+            epochs=args.epochs,
+        )
 
 
 if __name__ == "__main__":
