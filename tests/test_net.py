@@ -98,7 +98,7 @@ def test_lean_epoch_equals_skorchs_own(blobs):
         (EpochScoring("accuracy", lower_is_better=False, on_train=True), False),
         (LRScheduler("StepLR", step_size=1), True),
         (LRScheduler("StepLR", step_size=1, step_every="batch"), False),
-        (GradientNormClipping(1.0), False),
+        (GradientNormClipping(1.0), True),
         (BatchScoring("accuracy"), False),
         (EarlyStopping("train_loss"), True),
     ],
@@ -106,6 +106,24 @@ def test_lean_epoch_equals_skorchs_own(blobs):
 def test_lean_only_where_no_callback_needs_batches(blobs, callback, lean):
     net = make_net(callbacks=[callback], max_epochs=1).fit(*blobs)
     assert (len(net.history[0, "batches"]) == 1) is lean
+
+
+def test_a_lean_epoch_clips_as_skorch_does(blobs):
+    class Clipping(GradientNormClipping):
+        """A subclass may do anything: skorch's own loop calls it."""
+
+    nets = [
+        make_net(callbacks=[callback], max_epochs=3).fit(*blobs)
+        for callback in (GradientNormClipping(0.05), Clipping(0.05))
+    ]
+    free = make_net(max_epochs=3).fit(*blobs)
+    lean, full, unclipped = (
+        net.module_.state_dict()["output.weight"] for net in (*nets, free)
+    )
+    assert len(nets[0].history[0, "batches"]) == 1
+    assert len(nets[1].history[0, "batches"]) == 4
+    assert torch.equal(lean, full)
+    assert not torch.equal(lean, unclipped)
 
 
 def test_a_subclass_with_its_own_step_is_not_run_lean(blobs):

@@ -15,6 +15,7 @@ from skorch.callbacks import (
     EarlyStopping,
     EpochScoring,
     EpochTimer,
+    GradientNormClipping,
     LRScheduler,
     PassthroughScoring,
     PrintLog,
@@ -260,6 +261,8 @@ class SoftRankNet(NeuralNetClassifier):
         """Whether a callback acts on training batches."""
         if isinstance(callback, EpochScoring) and not callback.on_train:
             return False  # Its batch hook keeps predictions for validation.
+        if type(callback) is GradientNormClipping:
+            return False  # A lean epoch calls it.
         if isinstance(callback, LRScheduler) and callback.step_every == "epoch":
             return False
         return any(
@@ -309,6 +312,9 @@ class SoftRankNet(NeuralNetClassifier):
         device = self.device
         self._set_training(True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        clippings = [
+            cb for _, cb in self.callbacks_ if isinstance(cb, GradientNormClipping)
+        ]
         total, n_rows, n_batches = 0.0, 0, 0
         for x, y in iterator:
             x = to_tensor(x, device=device)
@@ -324,6 +330,8 @@ class SoftRankNet(NeuralNetClassifier):
             if not math.isfinite(value):
                 self._raise_divergence(loss)
             loss.backward()
+            for clipping in clippings:
+                clipping.on_grad_computed(self, module.named_parameters())
             optimizer.step()
             size = len(target[0])
             total += value * size
