@@ -109,7 +109,7 @@ def test_a_constant_gain_has_no_error_whatever_the_domains():
 )
 def test_the_rule(other, chosen, reason):
     outcomes = [
-        scored([0.4, 0.7], is_baseline=True),
+        scored([0.9, 0.9], id=0.8, is_baseline=True),
         scored([0.5, 0.7], is_baseline=True),
         other,
     ]
@@ -117,6 +117,16 @@ def test_the_rule(other, chosen, reason):
     assert choice.index == chosen
     assert reason in choice.reason
     assert choice.reason.endswith(".")
+
+
+@pytest.mark.parametrize(("ood", "chosen"), [([0.7, 0.8], 0), ([0.9, 0.6], 1)])
+def test_a_rate_that_does_better_under_the_shift_must_prove_it(ood, chosen):
+    outcomes = [
+        scored(ood, id=0.9, is_baseline=True),
+        # Tuned in distribution, as anybody would.
+        scored([0.6, 0.7], id=0.905, is_baseline=True),
+    ]
+    assert choose(outcomes).index == chosen
 
 
 def test_the_worst_domain_decides_if_asked():
@@ -320,35 +330,29 @@ def test_bad_spaces(data, space, error, message):
         make_search(space=space).fit(X, y, domains=domains)
 
 
+SEARCHED = ("learning_rate", "weight_decay", "dropout", "normalization")
+
+
 @pytest.mark.parametrize(
     ("estimator", "names"),
     [
-        (make(), {"temperature", "learning_rate", "weight_decay", "dropout"}),
+        (make(), {"temperature", *SEARCHED}),
         (
             make_pipeline(StandardScaler(), make()),
-            {
-                f"softrankmlpclassifier__{name}"
-                for name in ("temperature", "learning_rate", "weight_decay", "dropout")
-            },
+            {f"softrankmlpclassifier__{name}" for name in ("temperature", *SEARCHED)},
         ),
         (
             SoftRankEnsembleClassifier(make(), 2),
             {
                 "temperature",
-                *(
-                    f"estimator__{n}"
-                    for n in ("learning_rate", "weight_decay", "dropout")
-                ),
+                *(f"estimator__{name}" for name in SEARCHED),
             },
         ),
         (
             SoftRankEnsembleClassifier(),
             {
                 *("estimator", "temperature"),
-                *(
-                    f"estimator__{n}"
-                    for n in ("learning_rate", "weight_decay", "dropout")
-                ),
+                *(f"estimator__{name}" for name in SEARCHED),
             },
         ),
     ],

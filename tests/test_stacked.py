@@ -43,7 +43,9 @@ OPTIMIZERS = {
 
 
 def weights(module):
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
+    """Return all parameters, and the running moments of batch normalisation."""
+    moments = [b.flatten() for b in module.buffers() if b.is_floating_point()]
+    return torch.cat([*(p.detach().flatten() for p in module.parameters()), *moments])
 
 
 def problem(n, d, c, seed, weighted=False):
@@ -63,6 +65,7 @@ def make_member(data, seed, batch_size, rates, hidden, activation, dropout, **ow
         hidden,
         activation=activation,
         dropout=dropout,
+        normalization=own.pop("normalization", None),
         random_state=seed,
     )
     batches = InMemoryBatches(data, batch_size, shuffle=True, random_state=seed)
@@ -123,17 +126,23 @@ def stacks(draw, batch_sizes):
     hidden = tuple(draw(st.lists(st.integers(2, 20), min_size=1, max_size=3)))
     activation = draw(st.sampled_from(["identity", "relu", "gelu", "silu", "tanh"]))
     kind = draw(st.sampled_from(list(OPTIMIZERS)))
+    normalization = draw(st.sampled_from([None, "layer", "batch"]))
     sometimes = st.booleans()
     smoothed, dropping, clipped, decayed = (draw(sometimes) for _ in range(4))
     members = []
     for i in range(k):
         schedule = draw(st.sampled_from([(1.0, 1.0), (0.3, 0.3), (20.0, 20.0), (1, 9)]))
         rate = draw(st.floats(1e-4, 5e-3))
+        # Folds differ by a row or so; some members have far fewer.
+        n_own = max(n - draw(st.sampled_from([0, 1, 2, n // 2])), 1)
+        if normalization == "batch":
+            # A batch of one row has no variance.
+            batch_size = max(batch_size, 2)
+            n_own += n_own % batch_size == 1
         members.append(
             make_member(
-                # Folds differ by a row or so; some members have far fewer.
                 problem(
-                    max(n - draw(st.sampled_from([0, 1, 2, n // 2])), 1),
+                    n_own,
                     d,
                     c,
                     seed + i,
@@ -146,6 +155,7 @@ def stacks(draw, batch_sizes):
                 activation,
                 dropout=draw(st.sampled_from([0.0, 0.3])) if dropping else 0.0,
                 n_classes=c,
+                normalization=normalization,
                 temperatures=np.linspace(*schedule, N_EPOCHS).tolist(),
                 weight_decay=draw(st.sampled_from([0.0, 0.05])) if decayed else 0.0,
                 label_smoothing=draw(st.sampled_from([0.0, 0.1])) if smoothed else 0.0,
@@ -395,6 +405,9 @@ class Nothing(Callback):
         {"label_smoothing": 0.1, "max_grad_norm": 0.2, "activation": "gelu"},
         {"dropout": 0.3, "class_weight": "balanced", "batch_size": 17},
         {"early_stopping": True, "n_iter_no_change": 2, "learning_rate": 0.02},
+        {"normalization": "layer", "temperature": 10.0, "activation": "silu"},
+        {"normalization": "batch", "early_stopping": True, "n_iter_no_change": 1},
+        {"normalization": "batch", "dropout": 0.2, "max_grad_norm": 0.5},
     ],
     ids=str,
 )
@@ -461,8 +474,12 @@ def test_members_that_are_no_stack_are_refused():
         train_stack([plain_member(), other])
     normalized = plain_member()
     normalized.module = MLP(5, 3, (12, 8), normalization="layer", random_state=0)
-    with pytest.raises(ValueError, match="normalization='layer'"):
-        train_stack([normalized])
+    with pytest.raises(ValueError, match="agree in shapes, activation, normalization"):
+        train_stack([plain_member(), normalized])
+    ragged = plain_member()
+    ragged.batches = InMemoryBatches(problem(17, 5, 3, 0), 16, min_batch_size=2)
+    with pytest.raises(ValueError, match="min_batch_size=2, got 17 rows in batches"):
+        train_stack([ragged])
 
 
 # -- Graphs ----------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from sksoftrank.losses import as_schedule
 from sksoftrank.modules import MLP
 from sksoftrank.training import Member, SoftRankNet, StreamDataset, train_stack
 from sksoftrank.training._precision import matmul_precision
+from sksoftrank.training._stacked import is_stackable
 from sksoftrank.training._stopping import BestEpoch, interruption
 
 Array = npt.NDArray[Any]
@@ -445,8 +446,11 @@ class BaseSoftRankClassifier(Inference):
         net: SoftRankNet,
         dataset: Rows,
         valid_dataset: Rows | None,
-    ) -> Member:
-        """Return the net's training as one that can be stacked."""
+    ) -> Member | None:
+        """Return the net's training as one that can be stacked; None if it can't."""
+        batches = net.get_iterator(dataset, training=True)
+        if not is_stackable(batches):
+            return None
         stopping = None
         if self.early_stopping:
             stopping = BestEpoch(self.n_iter_no_change, self.tol)
@@ -455,7 +459,7 @@ class BaseSoftRankClassifier(Inference):
         assert isinstance(module, MLP)
         return Member(
             module,
-            net.get_iterator(dataset, training=True),
+            batches,
             temperatures=as_schedule(self.temperature).values(self.max_epochs),
             learning_rates=[
                 self._first_learning_rate() * factor

@@ -158,16 +158,12 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         return self._widths()[-1]
 
     def _module_obstacle(self) -> str | None:
-        if self.normalization is not None:
-            return (
-                f"normalization={self.normalization!r} couples what a stack keeps apart"
-            )
         return None
 
     def _stack_key(self) -> tuple[Hashable, ...]:
         return (
-            *(self._widths(), self.activation, self.optimizer, self.batch_size),
-            *(str(self.device), self.precision),
+            *(self._widths(), self.activation, self.normalization, self.optimizer),
+            *(self.batch_size, str(self.device), self.precision),
         )
 
     def _stack_size(

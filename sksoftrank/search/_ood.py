@@ -42,9 +42,10 @@ class OODSearchCV(BaseSearchCV):
     Optuna proposes configurations; each is fitted on source rows, and scored on
     shifted rows (out of distribution) and on held-out source rows (in distribution).
     The best score under the shift wins, if the in-distribution score is near the best
-    and if it beats the baseline: the default configuration at temperature 1, with a
-    learning rate tuned in the first four trials (its own times 1, 3, 10 and 0.3).
-    Otherwise the baseline is returned, and `best_reason_` says so. Networks of one
+    and if it beats the baseline: the default configuration at temperature 1, with that
+    learning rate of the first four trials (its own times 1, 3, 10 and 0.3) which does
+    best in distribution. Otherwise the baseline is returned, and `best_reason_` says
+    so. Networks of one
     architecture train as one stack.
 
     The shift comes from one of three places: ``fit(X, y, domains=...)`` leaves one
@@ -61,7 +62,7 @@ class OODSearchCV(BaseSearchCV):
         list of values. Or a function from an Optuna trial to a dict of parameters,
         which may ask for some only where others need them. None searches the
         temperature, the learning rate in units of the automatic one, the weight decay,
-        and the dropout where there is one.
+        the dropout where there is one, and the normalisation of an MLP.
     n_trials : int, default=50
         Configurations, the baseline's included; together, whoever works on the study.
     timeout : float, default=None

@@ -39,6 +39,8 @@ _TEMPERATURES = (0.3, 100.0)
 _RATE_FACTORS = (0.3, 10.0)
 _WEIGHT_DECAYS = (1e-6, 1e-2)
 _DROPOUTS = (0.0, 0.5)
+# Of a plain MLP. Under real drift nothing else moves the score as far, up or down.
+_NORMALIZATIONS = (None, "layer", "batch")
 _ATTENTION_TEMPERATURES = (0.3, 3.0)
 # Ends of a distribution without ends, as quantiles.
 _TAIL = 1e-6
@@ -247,6 +249,10 @@ def _default_space(estimator: Any) -> Space:
             params[f"{network.prefix}dropout"] = trial.suggest_float(
                 "dropout", *_DROPOUTS
             )
+        if isinstance(network.classifier, SoftRankMLPClassifier):
+            params[f"{network.prefix}normalization"] = trial.suggest_categorical(
+                "normalization", _NORMALIZATIONS
+            )
         if "attention_temperature" in own:
             params[f"{network.prefix}attention_temperature"] = trial.suggest_float(
                 "attention_temperature", *_ATTENTION_TEMPERATURES, log=True
@@ -255,7 +261,7 @@ def _default_space(estimator: Any) -> Space:
 
     ranges = (
         f"{_TEMPERATURES} {_RATE_FACTORS} {_WEIGHT_DECAYS} {_DROPOUTS} "
-        f"{_ATTENTION_TEMPERATURES}"
+        f"{_NORMALIZATIONS} {_ATTENTION_TEMPERATURES}"
     )
     return Space(suggest, {"default": f"{kind} {ranges}"})
 
@@ -331,10 +337,13 @@ def baseline_wanted(estimator: Any, params: Params) -> Params:
             "temperature": values[f"{prefix}temperature"],
             "learning_rate_factor": values[f"{network.prefix}learning_rate"] / base,
         }
-        for name in ("weight_decay", "dropout", "attention_temperature"):
-            wanted[name] = values.get(
-                f"{network.prefix}{name}", getattr(network.classifier, name, 0.0)
-            )
+        own = network.classifier.get_params()
+        for name in (
+            *("weight_decay", "dropout", "normalization"),
+            "attention_temperature",
+        ):
+            if name in own:
+                wanted[name] = values.get(f"{network.prefix}{name}", own[name])
     return {**wanted, **values}
 
 

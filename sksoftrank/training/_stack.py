@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import Dropout
+from sksoftrank.modules._mlp import NORMALIZATIONS
+from sksoftrank.training._stack_norm import StackedNormalization
 
 if TYPE_CHECKING:
     from sksoftrank.training._stack_loss import EpochSettings
@@ -71,59 +73,57 @@ def stack_rows(parts: list[Tensor], out: Tensor | None = None) -> Tensor:
 class Stack:
     """The parameters of K networks of one shape, and their gradients, as two matrices.
 
-    A row holds all of one network; `weights` and `biases` are views. While training
-    lasts, the modules' own parameters are views too.
+    A row of `params` or `grads` holds all of one network. A row of `state` goes on with
+    what training changes without a gradient: the running moments of batch
+    normalisation. While training lasts, the modules' own tensors are views of it.
     """
 
     def __init__(self, modules: Sequence[MLP], deterministic: bool) -> None:
         self.modules = list(modules)
         self.deterministic = deterministic
-        layers = linear_layers(modules[0])
-        self.activation = modules[0].activation
-        self.shapes = [p.shape for layer in layers for p in (layer.weight, layer.bias)]
-        self.n_classes = layers[-1].out_features
+        module = modules[0]
+        self.activation = module.activation
+        self.normalization = module.normalization
+        self.n_hidden = len(linear_layers(module)) - 1
+        self.n_classes = module.output.out_features
+        self.shapes = [tensor.shape for tensor in _tensors(module)]
         self.offsets, end = [], 0
         for shape in self.shapes:
             self.offsets.append(end)
             end += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
-        self.device = layers[0].weight.device
-        self.params = torch.zeros(len(self.modules), end, device=self.device)
-        for k, module in enumerate(self.modules):
-            for view, parameter in zip(
-                self.pieces(self.params[k]), self._parameters(module), strict=True
-            ):
-                view.copy_(parameter)
+        n_parameters = len(list(module.parameters()))
+        self._width = [*self.offsets, end][n_parameters]
+        self.device = module.output.weight.device
+        self.state = torch.zeros(len(self.modules), end, device=self.device)
+        for row, module in zip(self.state, self.modules, strict=True):
+            for view, tensor in zip(self.pieces(row), _tensors(module), strict=True):
+                view.copy_(tensor)
         self._bind()
 
-    @staticmethod
-    def _parameters(module: MLP) -> list[Tensor]:
-        return [
-            p for layer in linear_layers(module) for p in (layer.weight, layer.bias)
-        ]
-
     def pieces(self, row: Tensor) -> list[Tensor]:
-        """Return a row of parameters or gradients as one tensor a parameter."""
+        """Return a row as one tensor for each of a network's that it holds."""
         return [
             row[offset : offset + shape.numel()].view(shape)
             for offset, shape in zip(self.offsets, self.shapes, strict=True)
+            if offset < len(row)
         ]
 
     def stacked_pieces(self, rows: Tensor) -> list[Tensor]:
-        """Return rows as one tensor (K, ...) a parameter; biases as (K, 1, width)."""
+        """Return rows likewise as tensors (K, ...); vectors as (K, 1, width)."""
         return [
             rows[:, offset : offset + shape.numel()].view(
                 len(rows), *(shape if len(shape) == 2 else (1, *shape))
             )
             for offset, shape in zip(self.offsets, self.shapes, strict=True)
+            if offset < rows.shape[1]
         ]
 
     def _bind(self) -> None:
-        self.grads = torch.zeros_like(self.params)
-        for k, module in enumerate(self.modules):
-            for view, parameter in zip(
-                self.pieces(self.params[k]), self._parameters(module), strict=True
-            ):
-                parameter.data = view
+        self.params = self.state[:, : self._width]
+        self.grads = self.params.new_zeros(self.params.shape)
+        for row, module in zip(self.state, self.modules, strict=True):
+            for view, tensor in zip(self.pieces(row), _tensors(module), strict=True):
+                tensor.data = view
         self.dropouts: list[list[Dropout]] = [
             [layer for layer in module.modules() if isinstance(layer, Dropout)]
             for module in self.modules
@@ -138,18 +138,25 @@ class Stack:
         ]
         return [generator for generator in made if generator is not None]
 
-    def release(self, module: MLP, weights: Tensor) -> None:
-        """Give a network these weights, in memory of its own."""
-        for view, parameter in zip(
-            self.pieces(weights), self._parameters(module), strict=True
-        ):
-            parameter.data = view.clone()
+    def release(self, module: MLP, row: Tensor) -> None:
+        """Give a network this state, in memory of its own."""
+        for view, tensor in zip(self.pieces(row), _tensors(module), strict=True):
+            tensor.data = view.clone()
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these networks."""
         self.modules = [self.modules[k] for k in rows]
-        self.params = self.params[list(rows)]
+        self.state = self.state[list(rows)]
         self._bind()
+
+
+def _tensors(module: MLP) -> list[Tensor]:
+    """Return all that training changes, the parameters first.
+
+    Less batch normalisation's count of batches, of which nothing is made.
+    """
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    return [*module.parameters(), *buffers]
 
 
 class Pass:
@@ -164,8 +171,10 @@ class Pass:
         k = last - first
         params = stack.stacked_pieces(stack.params[first:last])
         grads = stack.stacked_pieces(stack.grads[first:last])
-        self.weights, self.biases = params[::2], params[1::2]
-        self.weight_grads, self.bias_grads = grads[::2], grads[1::2]
+        # In a module's order: weight and bias, and the scale and shift that follow.
+        each = 2 if stack.normalization is None else 4
+        self.weights, self.biases = params[::each], params[1::each]
+        self.weight_grads, self.bias_grads = grads[::each], grads[1::each]
         self.transposed = [weight.transpose(1, 2) for weight in self.weights]
         widths = [weight.shape[1] for weight in self.weights]
 
@@ -183,8 +192,34 @@ class Pass:
         if self.gradients[-1].is_contiguous():
             self.gradients[-1] = self.logit_gradient
         self.gradients_t = [g.transpose(1, 2) for g in self.gradients]
+        # What the activations see, and the gradients by it.
+        self.inner, self.inner_grads = self.outputs[:-1], self.gradients[:-1]
+        self.normalizations: list[StackedNormalization] = []
+        if stack.normalization is not None:
+            self.inner = [make(width) for width in widths[:-1]]
+            self.inner_grads = [make(width) for width in widths[:-1]]
+            kind = NORMALIZATIONS[stack.normalization]
+            by_member = [
+                [layer for layer in module.body if isinstance(layer, kind)]
+                for module in stack.modules[first:last]
+            ]
+            self.normalizations = [
+                StackedNormalization(*parts)
+                for parts in zip(
+                    zip(*by_member, strict=True),
+                    self.outputs[:-1],
+                    self.inner,
+                    self.gradients[:-1],
+                    self.inner_grads,
+                    params[2:-2:each],
+                    params[3:-2:each],
+                    grads[2:-2:each],
+                    grads[3:-2:each],
+                    strict=True,
+                )
+            ]
         self.dropouts = stack.dropouts[first:last]
-        self.activated = self.seen_backward = self.outputs[:-1]
+        self.activated = self.seen_backward = self.inner
         if stack.activation in _FROM_INPUT:
             self.activated = [make(width) for width in widths[:-1]]
         self.activate: Callable[..., Any] | None = None
@@ -201,7 +236,7 @@ class Pass:
         smallest = min(weight[0].numel() for weight in self.weights)
         if stack.deterministic or size * smallest < _TINY_PRODUCT:
             self.baddbmm, self.bmm = _baddbmm, _bmm
-        together = all(a.is_contiguous() for a in self.outputs)
+        together = all(a.is_contiguous() for a in (*self.outputs, *self.inner))
         apart = stack.deterministic or not together
         if apart and self.activate and self.activate_backward:
             self.activate = _one_by_one(self.activate)
@@ -237,10 +272,12 @@ class Pass:
             torch.sum(g, 1, keepdim=True, out=self.bias_grads[layer])
             if layer == 0:
                 break
-            below = self.gradients[layer - 1]
+            below = self.inner_grads[layer - 1]
             self.bmm(g, self.weights[layer], out=below)
-            g = below
-            self._activate_backward(layer - 1, g)
+            self._activate_backward(layer - 1, below)
+            if self.normalizations:
+                self.normalizations[layer - 1].backward()
+            g = self.gradients[layer - 1]
 
     def _forward(self, inputs: list[Tensor]) -> None:
         for layer, a in enumerate(self.outputs):
@@ -249,8 +286,10 @@ class Pass:
             )
             if a is self.outputs[-1]:
                 break
+            if self.normalizations:
+                self.normalizations[layer].forward()
             if self.activate is not None:
-                self.activate(a, self.activated[layer])
+                self.activate(self.inner[layer], self.activated[layer])
             if self.masks:
                 mask = self.masks[layer]
                 for k, layers in enumerate(self.dropouts):

@@ -1,8 +1,8 @@
 """Many networks of one shape trained at once, one included.
 
 A small network's training step is mostly overhead: autograd records and replays a
-graph, the optimizer walks over its tensors. Here forward and backward of the plain MLP
-are written out, K networks lie in tensors with a leading model axis, and one call
+graph, the optimizer walks over its tensors. Here forward and backward of the MLP are
+written out, K networks lie in tensors with a leading model axis, and one call
 serves them all. Every network keeps rows, order, temperature, learning rate and all
 else of its own, and since the arithmetic follows autograd's order of operations, it
 ends where it would have ended alone.
@@ -107,11 +107,11 @@ class Member:
     Parameters
     ----------
     module : MLP
-        The network, without normalisation; trained in place. Members of a stack agree
-        in all shapes and in the activation.
+        The network; trained in place. Members of a stack agree in all shapes, the
+        activation and the normalisation.
     batches : InMemoryBatches
         The rows, labels and weights to train on. Members of a stack agree in batch
-        size and device.
+        size and device. None may leave a last batch below its `min_batch_size`.
     temperatures : sequence of float
         Temperature of each epoch; their number is the number of epochs.
     learning_rates : sequence of float
@@ -200,7 +200,9 @@ def train_stack(
         Whether each member's weights equal to the last bit those of a training alone,
         with skorch and autograd. Otherwise the optimizer's kernel takes all parameters
         of a network in one call, and differs by a rounding where a tensor's length is
-        no multiple of the vector unit's.
+        no multiple of the vector unit's. With normalisation it always is True: what
+        that takes out again, such as the bias before batch normalisation, has a
+        gradient of mere roundings, which Adam scales up.
     stop : StopFlag, default=None
         Once set, from another thread, training ends as Ctrl-C ends it.
 
@@ -235,6 +237,7 @@ def train_stack(
     [True, True]
     """
     _check_members(members)
+    deterministic = deterministic or members[0].module.normalization is not None
     with torch.no_grad(), _threads_for(members[0].module):
         training = _Training(
             members, optimizer, optimizer_params or {}, deterministic, stop
@@ -257,6 +260,7 @@ def stack_key(member: Member) -> tuple[Hashable, ...]:
         member.batches.batch_size,
         str(member.batches.device),
         module.activation,
+        module.normalization,
         *(tuple(parameter.shape) for parameter in module.parameters()),
     )
 
@@ -266,15 +270,23 @@ def _check_members(members: Sequence[Member]) -> None:
         raise ValueError("members must hold at least one member, got none.")
     if len({stack_key(member) for member in members}) > 1:
         raise ValueError(
-            "members must agree in shapes, activation, batch size and device, got "
+            "members must agree in shapes, activation, normalization, batch size and "
+            "device, got "
             f"{[stack_key(member) for member in members]}. Train each kind by itself."
         )
     for member in members:
-        if member.module.normalization is not None:
+        if not is_stackable(member.batches):
             raise ValueError(
-                "members must be without normalization, got "
-                f"normalization={member.module.normalization!r}. Use SoftRankNet."
+                "batches must leave no last batch below min_batch_size="
+                f"{member.batches.min_batch_size}, got {member.batches.n_rows} rows in "
+                f"batches of {member.batches.batch_size}. Use SoftRankNet."
             )
+
+
+def is_stackable(batches: InMemoryBatches) -> bool:
+    """Return whether each batch but the last one is of the same size."""
+    rest = batches.n_rows % batches.batch_size
+    return rest == 0 or rest >= min(batches.min_batch_size, batches.n_rows)
 
 
 @contextmanager
@@ -316,7 +328,7 @@ class _Training:
             optimizer, optimizer_params, self.stack, deterministic
         )
         # Weights to return to: of the last epoch finished, or of the best.
-        self.kept = self.stack.params.clone()
+        self.kept = self.stack.state.clone()
         recorder = recorder_for(self.stack.device)
         self.graphs = (
             None if recorder is None else Graphs(recorder, self.stack.generators)
@@ -386,7 +398,7 @@ class _Training:
         record["lr"] = member.learning_rates[epoch - 1]
         record["temperature"] = member.temperatures[epoch - 1]
         if improved:
-            self.kept[k].copy_(self.stack.params[k])
+            self.kept[k].copy_(self.stack.state[k])
         member.history.append(record)
         if member.on_epoch is not None:
             member.is_stopped = member.on_epoch(member) is True
