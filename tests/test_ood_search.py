@@ -28,6 +28,7 @@ from sksoftrank import (
 )
 from sksoftrank.search import _ood_fits, _ood_space
 from sksoftrank.search._ood_choice import Outcome, choose, paired_gain, pareto_front
+from sksoftrank.search._ood_results import outcome
 from sksoftrank.search._ood_space import baseline_grid, make_space
 from sksoftrank.search._ood_splits import make_plan
 from sksoftrank.shifts import FeatureDropout, GainDrift, GaussianNoise, OffsetDrift
@@ -74,8 +75,9 @@ def test_the_paired_gain_in_closed_form():
         scored([[0.6, 0.7], [0.8, 0.9]]), scored([[0.5, 0.5], [0.5, 0.5]]), "mean"
     )
     assert gain == pytest.approx(0.25)
-    # Differences of 0.1 to 0.4: a variance of 1/60, over four pairs.
-    assert error == pytest.approx(np.sqrt(1 / 60 / 4))
+    # Differences of 0.1 and 0.2, 0.3 and 0.4: replicates differ by 0.2, which counts
+    # as two values, not as four.
+    assert error == pytest.approx(np.sqrt(0.2**2 / 2 / 2))
     gain, error = paired_gain(
         scored([[0.6, 0.9], [0.8, 0.7]]), scored([[0.5, 0.9], [0.9, 0.5]]), "worst"
     )
@@ -83,6 +85,33 @@ def test_the_paired_gain_in_closed_form():
     assert gain == pytest.approx(0.7 - 0.7)
     assert error == pytest.approx(0.05)
     assert np.isnan(paired_gain(scored([0.6]), scored([0.5]), "mean")[1])
+
+
+def test_the_error_is_clustered_both_ways():
+    gains = np.array([[0.0, 0.0, 0.3], [0.3, 0.0, 0.0]])
+    by_row, by_column = 0.0, np.var([0.15, 0, 0.15], ddof=1) / 3
+    each = gains.var(ddof=1) / 6
+    assert by_row + by_column - each < by_column
+    error = paired_gain(scored(gains), scored(0 * gains), "mean")[1]
+    assert error == pytest.approx(np.sqrt(by_column))
+    # What replicates and domains have of their own adds up.
+    gains = np.add.outer([0.0, 0.1, 0.2], [0.0, 0.1, 0.2])
+    by_row = by_column = 0.1**2 / 3
+    each = gains.var(ddof=1) / 9
+    error = paired_gain(scored(gains), scored(0 * gains), "mean")[1]
+    assert error == pytest.approx(np.sqrt(by_row + by_column - each))
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "worst"])
+def test_few_rows_make_a_gain_unsure(aggregate):
+    base, other = scored([[0.5], [0.5]], is_baseline=True), scored([[0.6], [0.6]])
+    # Each fit gains as much, all of it on one of the two parts of the rows.
+    assert paired_gain(other, base, aggregate)[1] == pytest.approx(0, abs=1e-12)
+    base.parts = np.array([[[0.5, 0.5]], [[0.5, 0.5]]])
+    other.parts = np.array([[[0.7, 0.5]], [[0.7, 0.5]]])
+    gain, error = paired_gain(other, base, aggregate)
+    assert gain == pytest.approx(0.1)
+    assert error == pytest.approx(np.sqrt(0.2**2 / 2 / 2))
 
 
 def test_a_constant_gain_has_no_error_whatever_the_domains():
@@ -98,7 +127,7 @@ def test_a_constant_gain_has_no_error_whatever_the_domains():
         # Gains 0.1 +- 0.
         (scored([0.6, 0.8]), 2, "beats the baseline"),
         # Gains 0.1 +- 0.2.
-        (scored([0.8, 0.6]), 1, "not more than its standard error"),
+        (scored([0.8, 0.6]), 1, "not more than 1.00 standard errors of 0.2000"),
         (scored([0.4, 0.6]), 1, "a gain of -0.1000"),
         # The same scores.
         (scored([0.5, 0.7]), 1, "a gain of 0.0000"),
@@ -131,12 +160,35 @@ def test_a_rate_that_does_better_under_the_shift_must_prove_it(ood, chosen):
 
 def test_the_worst_domain_decides_if_asked():
     outcomes = [
-        scored([[0.6, 0.6], [0.6, 0.6]], is_baseline=True),
-        scored([[0.95, 0.55], [0.95, 0.55]]),
-        scored([[0.65, 0.65], [0.65, 0.65]]),
+        scored([[0.6] * 8] * 2, is_baseline=True),
+        scored([[0.9] * 7 + [0.62]] * 2),
+        scored([[0.65] * 8] * 2),
     ]
     assert choose(outcomes).index == 1
     assert choose(outcomes, aggregate="worst").index == 2
+
+
+def test_the_surest_gain_is_chosen_not_the_largest():
+    outcomes = [
+        scored([0.5, 0.5, 0.5], is_baseline=True),
+        scored([0.9, 0.7, 0.5]),
+        scored([0.66, 0.64, 0.65]),
+    ]
+    assert choose(outcomes).index == 2
+
+
+def test_the_best_of_many_must_beat_what_chance_gives_the_best_of_many():
+    def chosen(n_others):
+        rest = [scored([0.4, 0.4, 0.4])] * (n_others - 1)
+        spread = 0.1 * np.sqrt(3)  # An error of 0.1 over three domains.
+        noisy = scored([0.7 - spread, 0.7, 0.7 + spread])
+        base = scored([0.5, 0.5, 0.5], is_baseline=True)
+        gain, error = paired_gain(noisy, base, "mean")
+        assert (gain, error) == (pytest.approx(0.2), pytest.approx(0.1))
+        return choose([base, noisy, *rest]).index
+
+    # sqrt(2 log 7) is below two, sqrt(2 log 8) above.
+    assert [chosen(n) for n in (1, 7, 8, 30)] == [1, 1, 0, 0]
 
 
 def test_one_pair_is_no_evidence():
@@ -221,6 +273,49 @@ def test_shifts_see_the_training_rows_only(data):
         assert split.ood[0].X.shape == X[split.id.rows].shape
     again = make_plan(X, y, shifts=[GainDrift(2)], cv=KFold(4))
     np.testing.assert_array_equal(again.splits[1].ood[0].X, plan.splits[1].ood[0].X)
+
+
+def test_rows_of_a_foreign_domain_come_in_parts(data):
+    X, y, domains = data
+    own = domains < 2
+    rest = {"X_ood": X[~own], "y_ood": y[~own], "domains_ood": domains[~own]}
+    plan = make_plan(X[own], y[own], cv=3, **rest)
+    for split in plan.splits:
+        for d, name in enumerate(plan.domains):
+            parts = [part.cut() for part in split.parts[d]]
+            assert len(parts) == 5
+            expected = X[domains == int(name)]
+            np.testing.assert_array_equal(
+                np.unique(np.vstack([rows for rows, _ in parts]), axis=0),
+                np.unique(expected, axis=0),
+            )
+            assert sum(len(rows) for rows, _ in parts) == len(expected)
+            shares = [np.bincount(labels, minlength=3) for _, labels in parts]
+            assert np.ptp(shares, axis=0).max() <= 1
+            assert np.min(shares) > 0
+    # A class of two rows is in two parts, which a metric may need to be all.
+    y = y.copy()
+    y[domains == 3] = 0
+    y[np.flatnonzero(domains == 3)[:2]] = 1
+    rest["y_ood"] = y[~own]
+    plans = [
+        make_plan(X[own], y[own], cv=3, needs_classes=needs, **rest)
+        for needs in (True, False)
+    ]
+    assert [len(plan.splits[0].parts[0]) for plan in plans] == [2, 5]
+    rest["y_ood"][np.flatnonzero(domains[~own] == 3)[0]] = 0
+    assert make_plan(X[own], y[own], cv=3, **rest).splits[0].parts == {}
+
+
+def test_parts_are_scored_and_kept(data):
+    X, y, domains = data
+    own = domains < 3
+    search = make_search(n_seeds=2).fit(X[own], y[own], X_ood=X[~own], y_ood=y[~own])
+    for trial in search.study_.trials:
+        scored = outcome(trial)
+        assert scored.parts.shape == (2 * 2, 1, 5)
+        # Of eight rows each, and their mean is the accuracy on all of them.
+        np.testing.assert_allclose(scored.parts.mean(axis=2), scored.ood)
 
 
 def test_names_of_shifts():

@@ -129,7 +129,8 @@ class OODSearchCV(BaseSearchCV):
     best_index_ : int
         Its place in ``cv_results_``.
     best_reason_ : str
-        Why it was chosen.
+        Why it was chosen, with the gain and its standard error over seeds, splits,
+        domains and, where `X_ood` is given, parts of its rows.
     pareto_front_ : list of dict
         Of ``objective="pareto"``: index, parameters, scores and columns of each trial
         that no other one dominates.
@@ -331,6 +332,7 @@ class OODSearchCV(BaseSearchCV):
             shifts=self.shifts,
             cv=self.cv,
             split_params=routed.splitter.split,
+            needs_classes=self.scoring not in (None, "accuracy"),
             seed=seeds[0],
         )
         evaluation = Evaluation(

@@ -11,19 +11,25 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
+# Means of equal scores in another order may differ in the last digit.
+_ROUNDING = 1e-12
+
 
 @dataclass
 class Outcome:
     """What a configuration scored.
 
     `ood` is (replicates, domains), where a replicate is a seed and a split; `id` holds
-    one in-distribution score a fit.
+    one in-distribution score a fit. `parts` is (replicates, domains, parts) where all
+    replicates score the same rows: scores of parts of them, which tell how much a score
+    owes to the rows that there happen to be.
     """
 
     ood: FloatArray
     id: FloatArray
     n_components: float = math.nan
     is_baseline: bool = False
+    parts: FloatArray | None = None
 
     @property
     def id_score(self) -> float:
@@ -54,17 +60,30 @@ def paired_gain(
 ) -> tuple[float, float]:
     """Return the gain in the out-of-distribution score, and its standard error.
 
-    The pairs are replicates times domains; for the worst domain they are replicates,
-    or domains where there is one replicate. With less than two pairs the error is NaN.
+    The pairs are replicates by domains and their parts; for the worst domain they are
+    replicates by parts, or domains where there is one of each. The error is clustered
+    both ways (Cameron, Gelbach & Miller, "Robust Inference With Multiway Clustering",
+    2011, eq. 2.9), for fits share what is peculiar to rows, and rows what is peculiar
+    to a fit. With less than two pairs it is NaN.
     """
     gain = candidate.ood_score(aggregate) - baseline.ood_score(aggregate)
-    if aggregate == "worst" and len(candidate.ood) > 1:
-        pairs = candidate.ood.min(axis=1) - baseline.ood.min(axis=1)
+    a, b = (
+        outcome.ood[..., None] if outcome.parts is None else outcome.parts
+        for outcome in (candidate, baseline)
+    )
+    if aggregate == "worst" and a[:, 0].size > 1:
+        pairs = a.min(axis=1) - b.min(axis=1)
     else:
-        pairs = (candidate.ood - baseline.ood).ravel()
-    if len(pairs) < 2:
+        pairs = (a - b).reshape(len(a), -1)
+    if pairs.size < 2:
         return gain, math.nan
-    return gain, float(pairs.std(ddof=1) / math.sqrt(len(pairs)))
+    by_replicate, by_rows, each = (
+        float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
+        for means in (pairs.mean(axis=1), pairs.mean(axis=0), pairs.ravel())
+    )
+    # Each of them alone is a lower limit, and the sum may be negative.
+    variance = max(by_replicate, by_rows, by_replicate + by_rows - each)
+    return gain, math.sqrt(variance)
 
 
 def pareto_front(outcomes: Sequence[Outcome], aggregate: str) -> list[int]:
@@ -92,9 +111,12 @@ def choose(
     """Choose the best configuration that beats the baseline, else the baseline.
 
     Only those within `id_tolerance` of the best in-distribution score are considered.
-    Of these, the one with the highest out-of-distribution score must beat the baseline
-    by more than the standard error of their paired difference. The baseline is that of
-    the baselines with the best in-distribution score; the others are candidates.
+    Of these m, the one is chosen whose out-of-distribution score beats the baseline's
+    most surely, by the most beyond ``sqrt(2 log m)`` standard errors of the paired
+    difference, and at least by one: so far the best of m draws of mere noise gets
+    (Boucheron, Lugosi & Massart, "Concentration Inequalities", 2013, theorem 2.5). The
+    baseline is that of the baselines with the best in-distribution score; the others
+    are candidates.
 
     Parameters
     ----------
@@ -113,18 +135,7 @@ def choose(
         The place of the chosen one.
     """
     best_id = max(outcome.id_score for outcome in outcomes)
-    # Means of equal scores in another order may differ in the last digit.
-    least_id = best_id - id_tolerance - 1e-12
-
-    def key(place: int) -> tuple[float, float, float, int]:
-        outcome = outcomes[place]
-        size = outcome.n_components
-        return (
-            outcome.ood_score(aggregate),
-            outcome.id_score,
-            -math.inf if math.isnan(size) else -size,
-            -place,
-        )
+    least_id = best_id - id_tolerance - _ROUNDING
 
     places = range(len(outcomes))
     feasible = [k for k in places if outcomes[k].id_score >= least_id]
@@ -136,46 +147,70 @@ def choose(
         default=None,
     )
     others = [k for k in feasible if k != baseline]
+    n_candidates = len(others)
     if pareto:
         front = set(pareto_front(outcomes, aggregate))
         others = [k for k in others if k in front]
-    if not others:
-        if baseline is None:
-            place = max(feasible, key=key)
-            return Choice(place, "Nothing else was evaluated.")
-        return Choice(
-            baseline,
-            "The baseline: no other configuration was evaluated whose in-distribution "
-            f"score is within {id_tolerance:g} of the best, {best_id:.4f}.",
-        )
-    best = max(others, key=key)
     if baseline is None:
+        best = max(others, key=lambda k: _preference(outcomes, k, aggregate))
         return Choice(
             best,
             "The highest out-of-distribution score within the in-distribution "
             "tolerance; there is no baseline, whose fits failed, to compare it with.",
         )
-    gain, error = paired_gain(outcomes[best], outcomes[baseline], aggregate)
-    scores = (
+    if not others:
+        return Choice(
+            baseline,
+            "The baseline: no other configuration was evaluated whose in-distribution "
+            f"score is within {id_tolerance:g} of the best, {best_id:.4f}.",
+        )
+    n_errors = max(1.0, math.sqrt(2 * math.log(n_candidates)))
+    gains = {k: paired_gain(outcomes[k], outcomes[baseline], aggregate) for k in others}
+    # One pair has no error, which is no evidence.
+    sure = {
+        k: gain - n_errors * error if error == error else -math.inf
+        for k, (gain, error) in gains.items()
+    }
+    best = max(others, key=lambda k: (sure[k], *_preference(outcomes, k, aggregate)))
+    if sure[best] > _ROUNDING:
+        gain, error = gains[best]
+        return Choice(
+            best,
+            "It beats the baseline out of distribution, "
+            f"{outcomes[best].ood_score(aggregate):.4f} against "
+            f"{outcomes[baseline].ood_score(aggregate):.4f}: the gain of {gain:.4f} is "
+            f"more than {n_errors:.2f} standard errors of {error:.4f}, which the best "
+            f"of {n_candidates} might get by chance.",
+        )
+    best = max(others, key=lambda k: _preference(outcomes, k, aggregate))
+    gain, error = gains[best]
+    reason = (
+        "The baseline: the best other configuration scores "
         f"{outcomes[best].ood_score(aggregate):.4f} against "
-        f"{outcomes[baseline].ood_score(aggregate):.4f}"
+        f"{outcomes[baseline].ood_score(aggregate):.4f} out of distribution, "
     )
     if math.isnan(error):
         return Choice(
             baseline,
-            f"The baseline: the best other configuration scores {scores} out of "
-            "distribution, but one pair of scores has no standard error. Raise n_seeds "
-            "or cv, or use more domains.",
-        )
-    if gain > error and gain > 1e-12:
-        return Choice(
-            best,
-            f"It beats the baseline out of distribution, {scores}: the gain of "
-            f"{gain:.4f} is more than its standard error, {error:.4f}.",
+            f"{reason}but one pair of scores has no standard error. Raise n_seeds or "
+            "cv, or use more domains.",
         )
     return Choice(
         baseline,
-        f"The baseline: the best other configuration scores {scores} out of "
-        f"distribution, a gain of {gain:.4f} that is not more than its standard error, "
-        f"{error:.4f}.",
+        f"{reason}a gain of {gain:.4f} that is not more than {n_errors:.2f} standard "
+        f"errors of {error:.4f}, which the best of {n_candidates} might get by chance.",
+    )
+
+
+def _preference(
+    outcomes: Sequence[Outcome], place: int, aggregate: str
+) -> tuple[float, float, float, int]:
+    """Return what to choose by where nothing else decides."""
+    outcome = outcomes[place]
+    size = outcome.n_components
+    return (
+        outcome.ood_score(aggregate),
+        outcome.id_score,
+        -math.inf if math.isnan(size) else -size,
+        -place,
     )

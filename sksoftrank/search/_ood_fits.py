@@ -52,6 +52,7 @@ class FitScores:
     """What one fit scored; of a fit that failed, the error."""
 
     ood: dict[int, float] = field(default_factory=dict)
+    parts: dict[int, list[float]] = field(default_factory=dict)
     id: float = np.nan
     n_components: float = np.nan
     rank: float = np.nan
@@ -66,6 +67,7 @@ class TrialScores:
 
     ood: FloatArray
     id: FloatArray
+    parts: FloatArray | None
     n_components: float
     rank: float
     seconds: float
@@ -220,6 +222,8 @@ class Evaluation:
 
     def _collect(self, fits: list[tuple[SeededJob, FitScores]]) -> TrialScores:
         ood = self._empty()
+        n_parts = {len(p) for split in self.plan.splits for p in split.parts.values()}
+        parts = np.full((*ood.shape, *n_parts), np.nan) if n_parts else None
         id_scores = np.full(len(fits), np.nan)
         errors = [scores.error for _, scores in fits if scores.error is not None]
         fits = sorted(fits, key=lambda fit: (fit[0].seed, fit[0].split))
@@ -231,14 +235,20 @@ class Evaluation:
                     raise scores.error
                 id_scores[place] = self.error_score
                 ood[row, list(split.ood)] = self.error_score
+                if parts is not None:
+                    parts[row] = self.error_score
                 continue
             id_scores[place] = scores.id
+            for domain, part_scores in scores.parts.items():
+                assert parts is not None
+                parts[row, domain] = part_scores
             for domain, score in scores.ood.items():
                 ood[row, domain] = score
         scored = [scores for _, scores in fits if scores.error is None] or [FitScores()]
         return TrialScores(
             ood,
             id_scores,
+            parts,
             float(np.mean([scores.n_components for scores in scored])),
             float(np.mean([scores.rank for scores in scored])),
             float(sum(scores.seconds for _, scores in fits)),
@@ -346,6 +356,10 @@ def _evaluate(
         try:
             result.id = score(estimator, split.id)
             result.ood = score_all(estimator, split)
+            result.parts = {
+                domain: [score(estimator, rows) for rows in parts]
+                for domain, parts in split.parts.items()
+            }
         except Exception as error:
             result.error = error
             continue

@@ -28,6 +28,7 @@ def to_attr(scores: TrialScores) -> dict[str, Any]:
     return {
         "ood": scores.ood.tolist(),
         "id": scores.id.tolist(),
+        "parts": None if scores.parts is None else scores.parts.tolist(),
         "n_components": _or_none(scores.n_components),
         "rank": _or_none(scores.rank),
         "seconds": scores.seconds,
@@ -58,6 +59,7 @@ def outcome(trial: FrozenTrial) -> Outcome:
         np.array(result["id"], dtype=np.float64),
         math.nan if n_components is None else n_components,
         baseline_of(trial) is not None,
+        None if result["parts"] is None else np.array(result["parts"]),
     )
 
 

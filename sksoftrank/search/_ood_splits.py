@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
@@ -18,6 +18,8 @@ from sklearn.utils.validation import _check_method_params, _num_samples
 Array = npt.NDArray[Any]
 
 _N_FOLDS = 5
+# Of a foreign domain's rows.
+_N_PARTS = 5
 
 
 @dataclass
@@ -49,12 +51,16 @@ class Scored:
 
 @dataclass
 class Split:
-    """Rows to train on, rows to score on, and which replicate of the scores it is."""
+    """Rows to train on, rows to score on, and which replicate of the scores it is.
+
+    Where all splits score the same rows of a domain, `parts` are these in parts.
+    """
 
     train: Array
     id: Scored
     ood: dict[int, Scored]
     replicate: int
+    parts: dict[int, list[Scored]] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,9 +87,13 @@ def make_plan(
     shifts: Any = None,
     cv: Any = None,
     split_params: dict[str, Any] | None = None,
+    needs_classes: bool = True,
     seed: int = 0,
 ) -> Plan:
-    """Return the splits for the one source of shift that is given."""
+    """Return the splits for the one source of shift that is given.
+
+    `needs_classes` says whether the metric is none where a class is missing.
+    """
     split_params = split_params or {}
     _check_source(domains, X_ood, y_ood, domains_ood, shifts)
     if domains is not None:
@@ -101,8 +111,9 @@ def make_plan(
             d: Scored(X_ood, y_ood, np.flatnonzero(codes == d), None)
             for d in range(len(names))
         }
+        parts = _parts(X_ood, y_ood, ood, needs_classes)
         splits = [
-            Split(train, Scored(X, y, test, test), ood, k)
+            Split(train, Scored(X, y, test, test), ood, k, parts)
             for k, (train, test) in enumerate(folds)
         ]
         return Plan(splits, names)
@@ -117,6 +128,27 @@ def make_plan(
         for k, (train, test) in enumerate(folds)
     ]
     return Plan(splits, names)
+
+
+def _parts(
+    X: Any, y: Any, ood: dict[int, Scored], needs_classes: bool
+) -> dict[int, list[Scored]]:
+    """Return each domain's rows in parts, as many for all domains."""
+    labels = np.unique(np.asarray(y), return_inverse=True)[1]
+    dealt, least = {}, _N_PARTS
+    for d, scored in ood.items():
+        rows = scored.rows
+        assert rows is not None
+        # Class by class: each part gets its share of each.
+        dealt[d] = rows[np.argsort(labels[rows], kind="stable")]
+        counts = np.bincount(labels[rows])
+        least = min(least, counts[counts > 0].min() if needs_classes else len(rows))
+    if least < 2:
+        return {}
+    return {
+        d: [Scored(X, y, np.sort(rows[k::least]), None) for k in range(least)]
+        for d, rows in dealt.items()
+    }
 
 
 def _check_source(
