@@ -449,11 +449,23 @@ def test_a_fitted_search_can_be_pickled_and_fitted_again(data):
 
 def test_some_candidates_can_t_be_stacked(data):
     X, y = data
-    grid = {"normalization": [None, "batch"], "temperature": [1.0, 30.0]}
+    grid = {
+        "net_params": [None, {"iterator_valid__batch_size": 9}],
+        "temperature": [1.0, 30.0],
+    }
     stacked, _ = both(make(), grid, X, y)
     assert "6 of 12 fits were not stacked" in stacked.fallback_reason_
-    assert "normalization='batch'" in stacked.fallback_reason_
+    assert "net_params ask for skorch's net" in stacked.fallback_reason_
     assert "(6 fits)" in stacked.fallback_reason_
+
+
+# Of 121 rows, training sets of 81 leave a batch of one, which has no variance.
+@pytest.mark.parametrize("n_rows", [120, 121])
+def test_normalised_candidates_are_stacked_by_kind(data, n_rows):
+    X, y = data[0][:n_rows], data[1][:n_rows]
+    grid = {"normalization": [None, "layer", "batch"], "temperature": [1.0, 30.0]}
+    stacked, _ = both(make(batch_size=16), grid, X, y)
+    assert stacked.fallback_reason_ is None
 
     grid = [{"normalization": ["layer", "batch"]}, {"callbacks": [[]]}]
     stacked, _ = both(make(net_params={"iterator_valid__batch_size": 9}), grid, X, y)

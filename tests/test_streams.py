@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.base import clone
 from sklearn.utils import gen_batches
+from skorch.callbacks import Callback
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from sksoftrank import SoftRankCNNClassifier, SoftRankMLPClassifier, SoftRankNet
@@ -878,8 +879,8 @@ def test_rows_of_a_stream_are_not_kept(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])
-@pytest.mark.parametrize("normalization", [None, "layer"])  # In a stack, and skorch's.
-def test_memory_maps_are_used_where_they_lie(tmp_path, dtype, normalization):
+@pytest.mark.parametrize("callbacks", [None, [Callback()]])  # In a stack, and skorch's.
+def test_memory_maps_are_used_where_they_lie(tmp_path, dtype, callbacks):
     rng = np.random.default_rng(0)
     n_rows, n_columns = 12000, 12288 // np.dtype(dtype).itemsize // 4
     path = tmp_path / "rows.npy"
@@ -896,7 +897,7 @@ def test_memory_maps_are_used_where_they_lie(tmp_path, dtype, normalization):
         batch_size=64,
         max_epochs=1,
         n_components=2,
-        normalization=normalization,
+        callbacks=callbacks,
     )
     clf._inference_rows = 256
     # For the basis; those of a fit are 4,096 rows in single precision.
