@@ -16,13 +16,15 @@ from sklearn.datasets import make_classification
 from sklearn.decomposition import PCA
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GroupKFold, KFold, cross_validate
+from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit, cross_validate
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from skorch.callbacks import Callback
 
 from sksoftrank import (
     OODSearchCV,
+    SoftRankCNNClassifier,
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
 )
@@ -736,9 +738,10 @@ class Below(optuna.pruners.BasePruner):
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
-def test_hopeless_trials_end_early(data, n_jobs):
+@pytest.mark.parametrize("callbacks", [None, [Callback()]])  # Stacked, and by skorch.
+def test_hopeless_trials_end_early(data, n_jobs, callbacks):
     X, y, domains = data
-    estimator = make(max_epochs=20)
+    estimator = make(max_epochs=20, callbacks=callbacks)
     search = make_search(estimator, pruner=Below(True), n_jobs=n_jobs)
     search.fit(X, y, domains=domains)
     assert search.cv_results_["state"].tolist() == ["COMPLETE"] * 4 + ["PRUNED"] * 3
@@ -749,25 +752,57 @@ def test_hopeless_trials_end_early(data, n_jobs):
     assert steps == [list(range(2, 20, 2))] * 4 + [[2]] * 3
 
 
-def test_reports_change_nothing(data):
+@pytest.mark.parametrize("callbacks", [None, [Callback()]])
+def test_reports_change_nothing(data, callbacks):
     X, y, domains = data
-    plain = make_search().fit(X, y, domains=domains)
-    pruned = make_search(pruner=Below(False)).fit(X, y, domains=domains)
+    estimator = make(dropout=0.1, normalization="batch", callbacks=callbacks)
+    plain = make_search(estimator).fit(X, y, domains=domains)
+    pruned = make_search(estimator, pruner=Below(False)).fit(X, y, domains=domains)
+    net = pruned.best_estimator_.net_
+    assert [type(c) for _, c in net.callbacks_] == [
+        type(c) for _, c in plain.best_estimator_.net_.callbacks_
+    ]
     pd.testing.assert_frame_equal(
         plain.results_.drop(columns="fit_time"),
         pruned.results_.drop(columns="fit_time"),
     )
 
 
-def test_a_report_is_the_score_at_that_epoch(data):
+@pytest.mark.parametrize("callbacks", [None, [Callback()]])
+def test_a_report_is_the_score_at_that_epoch(data, callbacks):
     X, y, domains = data
-    estimator = make(max_epochs=10, lr_schedule="constant")
+    estimator = make(max_epochs=10, lr_schedule="constant", callbacks=callbacks)
     options = {"n_trials": 1, "n_seeds": 2}
     search = make_search(estimator, pruner=Below(False), **options)
     reports = search.fit(X, y, domains=domains).study_.trials[0].intermediate_values
     short = make_search(clone(estimator).set_params(max_epochs=4), **options)
     short.fit(X, y, domains=domains)
     assert reports[4] == short.best_score_
+
+
+def test_a_hopeless_network_of_its_own_saves_its_epochs(data):
+    X, y, domains = data
+    own = domains < 3
+    epochs = []
+
+    class Count(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            epochs.append(net.history[-1, "epoch"])
+
+        def __deepcopy__(self, memo):
+            return self
+
+    search = make_search(
+        SoftRankCNNClassifier(
+            (4,), input_shape=(1, 4, 2), max_epochs=10, callbacks=[Count()]
+        ),
+        cv=ShuffleSplit(1, random_state=0),
+        pruner=Below(True),
+        refit=False,
+    )
+    search.fit(X[own], y[own], X_ood=X[~own], y_ood=y[~own])
+    assert search.cv_results_["state"].tolist() == ["COMPLETE"] * 4 + ["PRUNED"] * 3
+    assert epochs == [*range(1, 11)] * 4 + [1] * 3
 
 
 def test_a_pipeline_is_not_fitted_on_held_out_rows(data):

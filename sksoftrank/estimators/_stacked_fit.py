@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from skorch.callbacks import Callback
+
 from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
-from sksoftrank.training import Member, StopFlag, train_stack
+from sksoftrank.training import Member, SoftRankNet, StopFlag, train_stack
 from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stacked import stack_key
 
@@ -16,9 +19,9 @@ from sksoftrank.training._stacked import stack_key
 class Fit:
     """A call ``estimator.fit(X, y, **params)``, and the error it ended with.
 
-    Where the fit is stacked, `on_epoch` is called after each epoch with its number; the
-    estimator then predicts with the weights it has got so far. What returns True ends
-    the training, and leaves the estimator without a basis for `transform`.
+    `on_epoch` is called after each epoch with its number; the estimator then predicts
+    with the weights it has got so far. What returns True ends the training, and leaves
+    the estimator without a basis for `transform`.
     """
 
     estimator: BaseSoftRankClassifier
@@ -74,7 +77,11 @@ def fit_stacked(
                 fit.X, fit.y, **fit.params, validated=validated
             )
             if training.member is None:
-                estimator._train(training)
+                try:
+                    with _followed(fit, training.net):
+                        estimator._train(training)
+                except _StoppedError:
+                    continue
                 if training.net.was_interrupted_:
                     raise KeyboardInterrupt
                 estimator._complete(training, compress=compress)
@@ -109,6 +116,37 @@ def fit_stacked(
                 fit.estimator._complete(training, compress=compress)
             except Exception as error:
                 fit.error = error
+
+
+class _StoppedError(Exception):
+    """Ends a training of skorch's, which takes Ctrl-C for an end by its callbacks."""
+
+
+class _Follow(Callback):
+    """Lets a fit's `on_epoch` be called as its net trains."""
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit = fit
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Call it with the epoch's number."""
+        estimator = self.fit.estimator
+        estimator.net_, estimator.temperature_ = net, net.temperature_
+        if self.fit.on_epoch and self.fit.on_epoch(net.n_epochs_finished_):
+            raise _StoppedError
+
+
+@contextmanager
+def _followed(fit: Fit, net: SoftRankNet) -> Iterator[None]:
+    if fit.on_epoch is None:
+        yield
+        return
+    follow = ("on_epoch", _Follow(fit))
+    net.callbacks_.append(follow)
+    try:
+        yield
+    finally:
+        net.callbacks_.remove(follow)
 
 
 def _follow(fit: Fit, training: Training) -> None:

@@ -88,7 +88,9 @@ class OODSearchCV(BaseSearchCV):
         None takes Optuna's TPE sampler.
     pruner : optuna.pruners.BasePruner, default=None
         Stops hopeless trials, by their scores under the shift during training; never
-        the baseline. For networks that can be stacked, and for ``objective="ood"``.
+        the baseline. A trial is judged at epochs that all its fits have reached: of
+        fits that are not stacked, which follow each other, the last one is cut short.
+        For sksoftrank's classifiers and ``objective="ood"``.
         None stops none.
     storage : path, str or optuna.storages.BaseStorage, default=None
         Where the study is kept: a file, a URL of a database, or a storage of Optuna's.
