@@ -31,7 +31,7 @@ from sksoftrank import (
     SoftRankMLPClassifier,
     StackedGridSearchCV,
 )
-from sksoftrank.detectors import _METHODS
+from sksoftrank.detectors._methods import METHODS as _METHODS
 from sksoftrank.ood import auroc, fpr_at_tpr
 
 ON_PROBABILITIES = ["msp", "entropy"]

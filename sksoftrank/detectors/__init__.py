@@ -1,0 +1,5 @@
+"""Detection of rows that are out of distribution, around any fitted classifier."""
+
+from sksoftrank.detectors._detector import OODDetector
+
+__all__ = ["OODDetector"]

@@ -1,0 +1,317 @@
+"""Scores of how much a row looks in-distribution; higher is more."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from scipy import linalg
+from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler, normalize
+
+from sksoftrank.detectors._rows import Codes, FloatArray, Rows
+
+if TYPE_CHECKING:
+    from sksoftrank.detectors._detector import OODDetector
+
+# Parts that the rows of `fit` are cut into for a threshold that holds for new ones.
+_FOLDS = 5
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class Method(ABC):
+    """A score of rows; higher is more in-distribution."""
+
+    name: ClassVar[str]
+    uses_labels: ClassVar[bool] = False
+    # Whether rows look better than new ones to statistics that they were part of.
+    is_optimistic: ClassVar[bool] = False
+
+    def fit(  # noqa: B027 - methods on logits need nothing
+        self, rows: Rows, codes: Codes | None, options: OODDetector
+    ) -> None:
+        """Compute what the score needs from in-distribution rows."""
+
+    @abstractmethod
+    def score(self, rows: Rows) -> FloatArray:
+        """Return the score of each row (n,)."""
+
+    def score_as_new(
+        self, rows: Rows, codes: Codes | None, options: OODDetector
+    ) -> FloatArray:
+        """Return scores that the rows of `fit` might have if they were new."""
+        scores = self.score(rows)
+        n = len(scores)
+        if not self.is_optimistic or n <= 2 * _FOLDS:
+            return scores
+        # Each part by the statistics of the others. Shuffled: rows may come by class.
+        order = np.random.default_rng(0).permutation(n)
+        for part in np.array_split(order, _FOLDS):
+            others = np.setdiff1d(order, part)
+            method = type(self)()
+            method.fit(
+                rows.take(others), None if codes is None else codes[others], options
+            )
+            scores[part] = method.score(rows.take(part))
+        return scores
+
+
+class _MSP(Method):
+    name = "msp"
+
+    def score(self, rows: Rows) -> FloatArray:
+        return rows.log_proba.max(axis=1)
+
+
+class _MaxLogit(Method):
+    name = "max_logit"
+
+    def score(self, rows: Rows) -> FloatArray:
+        return rows.logits.max(axis=1)
+
+
+class _Energy(Method):
+    name = "energy"
+
+    def score(self, rows: Rows) -> FloatArray:
+        return logsumexp(rows.logits, axis=1)
+
+
+class _Entropy(Method):
+    name = "entropy"
+
+    def score(self, rows: Rows) -> FloatArray:
+        return (np.exp(rows.log_proba) * rows.log_proba).sum(axis=1)
+
+
+class _ReAct(Method):
+    name = "react"
+
+    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+        self.clip = float(np.quantile(rows.features, options.clip_quantile))
+        self.head = rows.head
+
+    def score(self, rows: Rows) -> FloatArray:
+        W, b = self.head
+        return logsumexp(np.minimum(rows.features, self.clip) @ W + b, axis=1)
+
+
+class _KNN(Method):
+    name = "knn"
+
+    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+        n = len(rows.features)
+        if options.n_neighbors >= n:
+            raise ValueError(
+                f"n_neighbors must be less than the n_samples = {n} rows given to fit, "
+                f"got {options.n_neighbors}. Lower it, or pass more rows."
+            )
+        self.neighbors = NearestNeighbors(n_neighbors=options.n_neighbors)
+        self.neighbors.fit(normalize(rows.features))
+
+    def score(self, rows: Rows) -> FloatArray:
+        return -self.neighbors.kneighbors(normalize(rows.features))[0][:, -1]
+
+    def score_as_new(
+        self, rows: Rows, codes: Codes | None, options: OODDetector
+    ) -> FloatArray:
+        # No row is its own neighbour, as none of the new ones will be.
+        return -self.neighbors.kneighbors()[0][:, -1]
+
+
+class _Mahalanobis(Method):
+    name = "mahalanobis"
+    uses_labels = True
+    is_optimistic = True
+
+    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+        assert codes is not None
+        # From a row, so that means are rounded at the scale of the spread and not of
+        # the offset: of equal rows nothing is left.
+        self.start = rows.features[0]
+        Z = rows.features - self.start
+        # Classes that no row belongs to have no mean.
+        present, groups = np.unique(codes, return_inverse=True)
+        means = np.array([Z[groups == i].mean(axis=0) for i in range(len(present))])
+        self.whiten = _whitening(
+            Z - means[groups],
+            rows.rounding,
+            f"method={self.name!r} needs rows that differ within their classes",
+        )
+        self.centers = means @ self.whiten
+
+    def score(self, rows: Rows) -> FloatArray:
+        whitened = (rows.features - self.start) @ self.whiten
+        return -cdist(whitened, self.centers, "sqeuclidean").min(axis=1)
+
+
+class _RelativeMahalanobis(_Mahalanobis):
+    name = "relative_mahalanobis"
+
+    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+        super().fit(rows, codes, options)
+        self.mean = self.start + (rows.features - self.start).mean(axis=0)
+        self.background = _whitening(
+            rows.features - self.mean,
+            rows.rounding,
+            f"method={self.name!r} needs rows that differ",
+        )
+
+    def score(self, rows: Rows) -> FloatArray:
+        whitened = (rows.features - self.mean) @ self.background
+        return super().score(rows) + (whitened**2).sum(axis=1)
+
+
+class _Residual(Method):
+    name = "residual"
+    is_optimistic = True
+
+    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+        W, b = rows.head
+        # The point of the features' row space that the head maps to zero logits.
+        self.origin = -linalg.pinv(W.T) @ b
+        Z = rows.features - self.origin
+        variances, directions = _spectrum(
+            Z,
+            rows.rounding,
+            f"method={self.name!r} needs features away from the point of no logits",
+        )
+        size = self._size(variances, Z.shape[1], options.n_components)
+        self.null_space = directions[:, size:]
+
+    @staticmethod
+    def _size(variances: FloatArray, width: int, n_components: Any) -> int:
+        rank = len(variances)
+        if isinstance(n_components, Integral):
+            if int(n_components) >= rank:
+                raise ValueError(
+                    f"n_components must be less than the rank {rank} of the features "
+                    f"(n_features = {width}), got {n_components}: nothing would remain "
+                    "outside the principal space. Lower it, or use 'auto'."
+                )
+            return int(n_components)
+        if n_components == "auto":
+            # As in the code of the paper.
+            size = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+        else:
+            size = _size_of_share(variances, n_components)
+        return min(size, rank - 1)
+
+    def residual(self, rows: Rows) -> FloatArray:
+        return linalg.norm((rows.features - self.origin) @ self.null_space, axis=1)
+
+    def score(self, rows: Rows) -> FloatArray:
+        return -self.residual(rows)
+
+
+class _ViM(_Residual):
+    name = "vim"
+
+    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+        super().fit(rows, codes, options)
+        mean = float(rows.logits.max(axis=1).mean())
+        if mean <= 0.0:
+            raise ValueError(
+                "method='vim' needs maximum logits with a positive mean, to scale the "
+                f"virtual logit by, got {mean:.3g}. Use 'residual' instead."
+            )
+        self.alpha = mean / float(self.residual(rows).mean())
+
+    def score(self, rows: Rows) -> FloatArray:
+        # log(1 / ViM - 1), which orders as the paper's probability and never saturates.
+        return logsumexp(rows.logits, axis=1) - self.alpha * self.residual(rows)
+
+
+class _NECO(Method):
+    name = "neco"
+
+    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+        # As in the code of the paper: its equation has neither scaling nor logit.
+        self.start = rows.features[0]  # Constant columns are then zero, unrounded.
+        self.scaler = StandardScaler().fit(rows.features - self.start)
+        variances, directions = _spectrum(
+            self.scaler.transform(rows.features - self.start),
+            0.0,
+            f"method={self.name!r} needs rows that differ",
+        )
+        n_components: Any = options.n_components
+        width = rows.features.shape[1]
+        if n_components == "auto":
+            # Collapsed, the classes' means lie on a simplex of as many directions.
+            n_components = min(max(rows.logits.shape[1] - 1, 1), width)
+        elif not isinstance(n_components, Integral):
+            n_components = _size_of_share(variances, n_components)
+        elif n_components > width:
+            raise ValueError(
+                f"n_components must be at most the {width} columns of the features, "
+                f"got {n_components}. Lower it, or use 'auto'."
+            )
+        self.components = directions[:, :n_components]
+
+    def score(self, rows: Rows) -> FloatArray:
+        Z = self.scaler.transform(rows.features - self.start)
+        norm = linalg.norm(Z, axis=1)
+        # A row at the very mean has no direction, and none to speak for it.
+        share = linalg.norm(Z @ self.components, axis=1) / np.where(norm > 0, norm, 1.0)
+        return share * rows.logits.max(axis=1)
+
+
+def _spectrum(
+    deviations: FloatArray, rounding: float, need: str
+) -> tuple[FloatArray, FloatArray]:
+    """Return the variances that are no rounding, and all directions (d, d) as columns.
+
+    Around zero, by decreasing variance. Rounding leaves a trace of directions that the
+    rows do not have: that of the covariance, and that of the rows before an offset was
+    taken away.
+    """
+    n, d = deviations.shape
+    variances = np.zeros(0)
+    if n > 1:
+        model = EmpiricalCovariance(store_precision=False, assume_centered=True)
+        values, directions = linalg.eigh(model.fit(deviations).covariance_)
+        values, directions = values[::-1], directions[:, ::-1]
+        variances = values[values > _EPS * max(n, d) * values[0] + rounding**2]
+    if not len(variances):
+        raise ValueError(
+            f"{need}, got n_samples = {n} of {d} columns that do not. Pass more rows, "
+            "or use a method on logits, such as 'energy'."
+        )
+    return variances, directions
+
+
+def _whitening(deviations: FloatArray, rounding: float, need: str) -> FloatArray:
+    """Return the map (d, r) to coordinates of unit variance.
+
+    As a pseudo-inverse of the covariance, it leaves out directions without variance.
+    """
+    variances, directions = _spectrum(deviations, rounding, need)
+    return directions[:, : len(variances)] / np.sqrt(variances)
+
+
+def _size_of_share(variances: FloatArray, share: float) -> int:
+    cumulative = np.cumsum(variances)
+    return int(np.searchsorted(cumulative, share * cumulative[-1])) + 1
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        _MSP,
+        _MaxLogit,
+        _Energy,
+        _Entropy,
+        _KNN,
+        _Mahalanobis,
+        _RelativeMahalanobis,
+        _Residual,
+        _ViM,
+        _NECO,
+        _ReAct,
+    )
+}

@@ -1,0 +1,187 @@
+"""What a classifier makes of rows: features, logits, probabilities."""
+
+from __future__ import annotations
+
+import copy
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import linalg
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model._base import LinearClassifierMixin
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_array
+
+from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
+
+FloatArray = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.intp]
+Head = tuple[FloatArray, FloatArray]  # (d, c) and (c,): logits = z @ W + b
+
+
+class Rows:
+    """Features and logits of rows, each computed once, when a method first asks."""
+
+    def __init__(
+        self, classifier: Any, X: Any, method: str, head: Head | None = None
+    ) -> None:
+        self.last, self.X = _unwrap(classifier, X)
+        self.method = method
+        self.known_head = head
+
+    @cached_property
+    def features(self) -> FloatArray:
+        """Penultimate representation (n, d)."""
+        if hasattr(self.last, "embed"):
+            Z = self.last.embed(self.X)
+        elif hasattr(self.last, "transform"):
+            Z = self.last.transform(self.X)
+        elif isinstance(self.last, LinearClassifierMixin):
+            Z = self.X  # What its one layer sees.
+        else:
+            raise ValueError(
+                f"method={self.method!r} needs features, but "
+                f"{type(self.last).__name__} has no embed and no transform, and is not "
+                "linear. Use a method that needs none, such as 'energy' or 'msp', or a "
+                "classifier that has one."
+            )
+        dtype = getattr(Z, "dtype", None)
+        self.eps = float(
+            np.finfo(np.float32 if dtype == np.float32 else np.float64).eps
+        )
+        features: FloatArray = check_array(
+            Z, dtype=np.float64, input_name="the classifier's features"
+        )
+        return features
+
+    def take(self, index: Codes) -> Rows:
+        """Return some of the rows, as far as they are computed."""
+        part = copy.copy(self)
+        for name in ("features", "logits"):
+            if name in vars(self):
+                vars(part)[name] = vars(self)[name][index]
+        return part
+
+    @property
+    def rounding(self) -> float:
+        """Deviation below which a direction of the features is rounding."""
+        return self.eps * float(np.sqrt(np.mean(np.sum(self.features**2, axis=1))))
+
+    @cached_property
+    def scores(self) -> FloatArray:
+        """What the decision function says, as one column a class (n, c)."""
+        n_classes = len(self.last.classes_)
+        scores: FloatArray = check_array(
+            self.last.decision_function(self.X),
+            ensure_2d=False,
+            dtype=np.float64,
+            input_name="the classifier's decision_function",
+        )
+        if scores.ndim == 1:
+            # The softmax of the halves is the logistic function of the difference, and
+            # no class is favoured: with (0, d) one class would have no energy.
+            scores = np.column_stack([-scores / 2, scores / 2])
+        if scores.shape[1] != n_classes:
+            raise ValueError(
+                "the classifier's decision_function must have one column for each of "
+                f"its {n_classes} classes, got {scores.shape[1]}. Set "
+                "decision_function_shape='ovr' where it has one."
+            )
+        return scores
+
+    @cached_property
+    def logits(self) -> FloatArray:
+        """Logits before any division by a temperature (n, c)."""
+        if _is_ours(self.last):
+            # From the features: one pass of the network gives both, and of two classes
+            # both logits, where decision_function has but their difference.
+            W, b = self.head
+            return self.features @ W + b
+        if not hasattr(self.last, "decision_function"):
+            raise ValueError(
+                f"method={self.method!r} needs logits, but {type(self.last).__name__} "
+                "has no decision_function. Use 'msp' or 'entropy', which need "
+                "probabilities only, or a classifier that has one."
+            )
+        return self.scores * float(getattr(self.last, "temperature_", 1.0))
+
+    @cached_property
+    def log_proba(self) -> FloatArray:
+        """Logarithms of the probabilities that the classifier reports (n, c)."""
+        if isinstance(self.last, BaseSoftRankClassifier):
+            return _log_softmax(self.logits / self.last.temperature_)
+        if hasattr(self.last, "decision_function"):
+            return _log_softmax(self.scores)
+        proba = np.asarray(self.last.predict_proba(self.X), dtype=np.float64)
+        return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
+
+    @property
+    def head(self) -> Head:
+        """The affine map from features to logits."""
+        if self.known_head is None:
+            self.known_head = self._find_head()
+        return self.known_head
+
+    def _find_head(self) -> Head:
+        last, width = self.last, self.features.shape[1]
+        if isinstance(last, BaseSoftRankClassifier):
+            return _affine(last._head(), width)
+        if isinstance(last, SoftRankEnsembleClassifier):
+            # The members' mean logit, of their features side by side.
+            heads = [
+                _affine(member._head(), member.module_.embedding_width)
+                for member in last.estimators_
+            ]
+            weights, offsets = zip(*heads, strict=True)
+            return np.vstack(weights) / len(heads), np.mean(offsets, axis=0)
+        if not hasattr(last, "embed") and not hasattr(last, "transform"):
+            W, b = last.coef_.T, last.intercept_
+            if W.shape[1] == 1:
+                W, b = np.hstack([-W / 2, W / 2]), np.concatenate([-b / 2, b / 2])
+            return W.astype(np.float64), b.astype(np.float64)
+        ones = np.ones((len(self.features), 1))
+        solution = linalg.lstsq(np.hstack([self.features, ones]), self.logits)[0]
+        return solution[:-1], solution[-1]
+
+
+def _unwrap(classifier: Any, X: Any) -> tuple[Any, Any]:
+    """Return the classifier within pipelines and searches, and the rows it sees."""
+    while True:
+        if isinstance(classifier, FrozenEstimator):
+            classifier = classifier.estimator
+        elif isinstance(classifier, BaseSearchCV):
+            classifier = classifier.best_estimator_
+        elif isinstance(classifier, Pipeline):
+            if len(classifier) > 1:
+                X = classifier[:-1].transform(X)
+            classifier = classifier[-1]
+        else:
+            return classifier, X
+
+
+def _is_ours(classifier: Any) -> bool:
+    return isinstance(classifier, BaseSoftRankClassifier | SoftRankEnsembleClassifier)
+
+
+def _log_softmax(scores: FloatArray) -> FloatArray:
+    """Return log-probabilities, exact also of those that round to one.
+
+    scipy's take the largest term into the sum, in which the others then vanish.
+    """
+    rows, top = np.arange(len(scores)), scores.argmax(axis=1)
+    shifted = scores - scores[rows, top][:, None]
+    others = np.exp(shifted)
+    others[rows, top] = 0.0
+    return shifted - np.log1p(others.sum(axis=1))[:, None]
+
+
+def _affine(head: Any, width: int) -> Head:
+    """Return the weights (d, c) and offset (c,) of a torch module that is affine."""
+    points = torch.vstack([torch.zeros(1, width), torch.eye(width)]).double()
+    with torch.inference_mode():
+        out = head(points).numpy()
+    return out[1:] - out[0], out[0]
