@@ -14,6 +14,9 @@ setting. Beside them stand eight networks at our setting (ours_ensemble) and, to
 which parameter did the work, our setting with one parameter at a time put back to the
 baseline's (less_<parameter>; the learning rate keeps its ratio to sqrt(T)).
 
+With --ensembles OODSearchCV searches over ensembles of eight instead, whose own
+baseline is the ensemble at T = 1; the rivals are then the baseline and the ensemble.
+
 Differences are paired by seed. No figure reported is of rows that a choice saw.
 """
 
@@ -46,6 +49,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sksoftrank import (
     OODSearchCV,
     SoftRankCNNClassifier,
+    SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
     StackedGridSearchCV,
     shifts,
@@ -119,6 +123,14 @@ class Task:
     normalizations: tuple[str | None, ...] = (None, "layer", "batch")
     cv: Any = 3
     n_seeds: int = 2
+
+    def space(self, prefix):
+        """Return what is searched, of a network whose parameters have this prefix."""
+        space = {
+            **SPACE,
+            "normalization": CategoricalDistribution(self.normalizations),
+        }
+        return {prefix + name: values for name, values in space.items()}
 
 
 def gas_drift(data, source, searched, reported):
@@ -210,7 +222,56 @@ def put_back(name, params, baseline):
     return back
 
 
-def run(make_task, seed, n_trials):
+def rivals(task, network, baseline, seed, n_trials):
+    """Return what a user would otherwise pick, fitted."""
+    id_search = OptunaSearchCV(
+        network,
+        task.space(f"{network.steps[-1][0]}__"),
+        n_trials=n_trials,
+        cv=task.cv,
+        random_state=seed,
+        study=optuna.create_study(
+            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
+        ),
+    )
+    models = {
+        "id_search": id_search,
+        "boosting": HistGradientBoostingClassifier(random_state=seed),
+        "ensemble": voting(baseline.best_estimator_),
+    }
+    return {name: model.fit(*task.fit) for name, model in models.items()}
+
+
+def parameters(network):
+    """Return what is searched of a network's parameters."""
+    params = network.get_params()
+    return {name: params[name] for name in (*SPACE, "normalization")}
+
+
+def search(task, network, seed, n_trials, n_seeds):
+    """Return our search, fitted, over the networks of an estimator's last step."""
+    is_ensemble = isinstance(network[-1], SoftRankEnsembleClassifier)
+    prefix = f"{network.steps[-1][0]}__{'estimator__' if is_ensemble else ''}"
+    return OODSearchCV(
+        network,
+        task.space(prefix),
+        n_trials=n_trials,
+        n_seeds=n_seeds,
+        cv=task.cv,
+        shifts=task.shifts,
+        random_state=seed,
+    ).fit(*task.fit, **task.ood)
+
+
+def of_eight(network, seed):
+    """Return a pipeline that ends in eight such networks."""
+    ensemble = SoftRankEnsembleClassifier(
+        network[-1], n_estimators=N_MEMBERS, random_state=seed
+    )
+    return make_pipeline(*(clone(step) for step in network[:-1]), ensemble)
+
+
+def run(make_task, seed, n_trials, ensembles):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -218,55 +279,30 @@ def run(make_task, seed, n_trials):
     X, y = task.fit
     network = task.make(seed)
     prefix = f"{network.steps[-1][0]}__"
-    space = {
-        **SPACE,
-        "normalization": CategoricalDistribution(task.normalizations),
-    }
-    space = {prefix + name: value for name, value in space.items()}
-    search = StackedGridSearchCV if task.make is mlp else GridSearchCV
-    baseline = search(network, {f"{prefix}learning_rate": RATES}, cv=task.cv).fit(X, y)
-    ours = OODSearchCV(
-        network,
-        space,
-        n_trials=n_trials,
-        n_seeds=task.n_seeds,
-        cv=task.cv,
-        shifts=task.shifts,
-        random_state=seed,
-    ).fit(X, y, **task.ood)
-    id_search = OptunaSearchCV(
-        network,
-        space,
-        n_trials=n_trials,
-        cv=task.cv,
-        random_state=seed,
-        study=optuna.create_study(
-            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
-        ),
-    ).fit(X, y)
-    models = {
-        "baseline": baseline,
-        "ours": ours,
-        "id_search": id_search,
-        "boosting": HistGradientBoostingClassifier(random_state=seed).fit(X, y),
-        "ensemble": voting(baseline.best_estimator_).fit(X, y),
-        "ours_ensemble": voting(ours.best_estimator_).fit(X, y),
-    }
-    settings = {
-        name: {key: clf[-1].get_params()[key] for key in (*SPACE, "normalization")}
-        for name, clf in (
-            ("ours", ours.best_estimator_),
-            ("baseline", baseline.best_estimator_),
-        )
-    }
+    grid_search = StackedGridSearchCV if task.make is mlp else GridSearchCV
+    baseline = grid_search(network, {f"{prefix}learning_rate": RATES}, cv=task.cv).fit(
+        X, y
+    )
+    models = {"baseline": baseline}
+    if ensembles:
+        # Eight networks have seeds enough.
+        ours = search(task, of_eight(network, seed), seed, n_trials, n_seeds=1)
+        models |= {"ours": ours, "ensemble": voting(baseline.best_estimator_).fit(X, y)}
+    else:
+        ours = search(task, network, seed, n_trials, task.n_seeds)
+        models |= {"ours": ours} | rivals(task, network, baseline, seed, n_trials)
+        models["ours_ensemble"] = voting(ours.best_estimator_).fit(X, y)
+    last = ours.best_estimator_[-1]
+    own = parameters(last.estimator if ensembles else last)
     is_baseline = bool(ours.cv_results_["is_baseline"][ours.best_index_])
-    for name in settings["ours"]:
-        models[f"less_{name}"] = ours
-        if not is_baseline:
-            params = put_back(name, settings["ours"], settings["baseline"])
-            clf = clone(network)
-            clf[-1].set_params(**params)
-            models[f"less_{name}"] = clf.fit(X, y)
+    if not ensembles:
+        for name in own:
+            models[f"less_{name}"] = ours
+            if not is_baseline:
+                params = put_back(name, own, parameters(baseline.best_estimator_[-1]))
+                clf = clone(network)
+                clf[-1].set_params(**params)
+                models[f"less_{name}"] = clf.fit(X, y)
     record = {
         model: {
             "id": clf.score(*task.id),
@@ -280,7 +316,7 @@ def run(make_task, seed, n_trials):
         "is_baseline": is_baseline,
         "reason": ours.best_reason_,
         "searched_score": float(ours.best_score_),
-        **settings["ours"],
+        **own,
     }
     return record
 
@@ -325,6 +361,7 @@ def main():
     p.add_argument("--images", type=int, default=2000)
     p.add_argument("--cifar-seeds", type=int, default=5)
     p.add_argument("--cifar-trials", type=int, default=12)
+    p.add_argument("--ensembles", action="store_true")
     p.add_argument("--sets", nargs="+", default=sets, choices=sets)
     args = p.parse_args()
     for name in args.sets:
@@ -342,10 +379,11 @@ def main():
             make_task = cifar10(args.data, args.images)
             n_seeds, n_trials = args.cifar_seeds, args.cifar_trials
         records = Parallel(n_jobs=2)(
-            delayed(run)(make_task, seed, n_trials) for seed in range(n_seeds)
+            delayed(run)(make_task, seed, n_trials, args.ensembles)
+            for seed in range(n_seeds)
         )
         write(
-            f"ood_accuracy_{name}",
+            f"ood_accuracy_{name}" + ("_ensembles" if args.ensembles else ""),
             summarize(name, records),
             seeds=n_seeds,
             trials=n_trials,
