@@ -175,8 +175,51 @@ def test_the_surest_gain_is_chosen_not_the_largest():
         scored([0.5, 0.5, 0.5], is_baseline=True),
         scored([0.9, 0.7, 0.5]),
         scored([0.66, 0.64, 0.65]),
+        *[scored([0.41, 0.4, 0.39])] * 5,
     ]
     assert choose(outcomes).index == 2
+
+
+def test_no_error_counts_as_less_than_is_usual():
+    base = scored([0.5, 0.5, 0.5], is_baseline=True)
+    lucky = scored([0.61, 0.6, 0.59])
+    others = [scored(np.roll([0.7, 0.5, 0.3], k)) for k in range(5)]
+    assert choose([base, lucky]).index == 1
+    assert choose([base, lucky, *others]).index == 0
+    assert choose([base, scored([0.91, 0.9, 0.89]), *others]).index == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (1, 3), (2, 1), (6, 1), (1, 10)])
+@pytest.mark.parametrize("n_others", [1, 8, 46])
+def test_noise_is_seldom_chosen_however_many_there_are(shape, n_others):
+    # What is left is the baseline's own noise, which all the gains share.
+    rng = np.random.default_rng(0)
+    n_chosen = 0
+    for _ in range(100):
+        noise = [scored(rng.standard_normal(shape)) for _ in range(n_others)]
+        base = scored(rng.standard_normal(shape), is_baseline=True)
+        n_chosen += choose([base, *noise]).index > 0
+    assert n_chosen <= 30
+
+
+def test_domains_in_parts_are_still_domains():
+    base = scored([[0.5, 0.5, 0.5]], is_baseline=True)
+    other = scored([[0.7, 0.45, 0.45]])
+    error = paired_gain(other, base, "mean")[1]
+    for scores in (base, other):
+        scores.parts = np.repeat(scores.ood[..., None], 5, axis=2)
+    assert paired_gain(other, base, "mean")[1] == pytest.approx(error)
+    other.parts = None
+    assert paired_gain(other, base, "mean")[1] == pytest.approx(error)
+
+
+def test_ties_do_not_depend_on_the_order_of_sums():
+    values = np.random.default_rng(0).uniform(0.6, 0.9, 7)
+    base = scored([0.5] * 7, is_baseline=True)
+    for _ in range(20):
+        values = np.random.default_rng(0).permutation(values)
+        same = [scored(values[::step], n_components=n) for step, n in ((1, 5), (-1, 3))]
+        assert choose([base, *same]).index == 2
 
 
 def test_the_best_of_many_must_beat_what_chance_gives_the_best_of_many():
@@ -309,6 +352,40 @@ def test_rows_of_a_foreign_domain_come_in_parts(data):
     assert make_plan(X[own], y[own], cv=3, **rest).splits[0].parts == {}
 
 
+def test_parts_that_cannot_be_scored_are_left_out(data):
+    X, y, domains = data
+    own = domains < 3
+
+    def needs_many(estimator, X, y):
+        if len(y) < 10:
+            raise ValueError("too few rows")
+        return estimator.score(X, y)
+
+    search = make_search(scoring=needs_many, refit=False)
+    search.fit(X[own], y[own], X_ood=X[~own], y_ood=y[~own])
+    assert all(outcome(trial).parts is None for trial in search.study_.trials)
+    plain = make_search(refit=False).fit(
+        X[own], y[own], X_ood=X[~own], y_ood=y[~own].reshape(-1, 1)[:, 0]
+    )
+    np.testing.assert_array_equal(
+        search.cv_results_["ood_score"], plain.cv_results_["ood_score"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        ([None] * 40, "Unknown label type"),
+        (np.linspace(0, 1, 40), "Unknown label type: continuous"),
+    ],
+)
+def test_foreign_labels_are_checked(data, labels, match):
+    X, y, domains = data
+    own = domains < 3
+    with pytest.raises(ValueError, match=match):
+        make_search().fit(X[own], y[own], X_ood=X[~own], y_ood=labels)
+
+
 def test_parts_are_scored_and_kept(data):
     X, y, domains = data
     own = domains < 3
@@ -318,6 +395,14 @@ def test_parts_are_scored_and_kept(data):
         assert scored.parts.shape == (2 * 2, 1, 5)
         # Of eight rows each, and their mean is the accuracy on all of them.
         np.testing.assert_allclose(scored.parts.mean(axis=2), scored.ood)
+
+
+def test_batches_of_one_row_are_not_to_be_normalised(data):
+    kinds = [
+        {params["normalization"] for params in suggested(None, make(batch_size=n), 30)}
+        for n in (1, 2)
+    ]
+    assert kinds == [{None, "layer"}, {None, "layer", "batch"}]
 
 
 def test_names_of_shifts():
@@ -753,8 +838,10 @@ def test_hopeless_trials_end_early(data, n_jobs, callbacks):
 
 
 @pytest.mark.parametrize("callbacks", [None, [Callback()]])
-def test_reports_change_nothing(data, callbacks):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_reports_change_nothing(data, callbacks, dtype):
     X, y, domains = data
+    X = X.astype(dtype)  # In double precision a copy of the network predicts.
     estimator = make(dropout=0.1, normalization="batch", callbacks=callbacks)
     plain = make_search(estimator).fit(X, y, domains=domains)
     pruned = make_search(estimator, pruner=Below(False)).fit(X, y, domains=domains)
@@ -771,7 +858,13 @@ def test_reports_change_nothing(data, callbacks):
 @pytest.mark.parametrize("callbacks", [None, [Callback()]])
 def test_a_report_is_the_score_at_that_epoch(data, callbacks):
     X, y, domains = data
-    estimator = make(max_epochs=10, lr_schedule="constant", callbacks=callbacks)
+    estimator = make(
+        max_epochs=10,
+        lr_schedule="constant",
+        dropout=0.3,
+        normalization="batch",
+        callbacks=callbacks,
+    )
     options = {"n_trials": 1, "n_seeds": 2}
     search = make_search(estimator, pruner=Below(False), **options)
     reports = search.fit(X, y, domains=domains).study_.trials[0].intermediate_values

@@ -131,6 +131,7 @@ class _Follow(Callback):
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Call it with the epoch's number."""
         estimator = self.fit.estimator
+        net.module_.eval()  # It is set to train at each step.
         estimator.net_, estimator.temperature_ = net, net.temperature_
         if self.fit.on_epoch and self.fit.on_epoch(net.n_epochs_finished_):
             raise _StoppedError
@@ -160,6 +161,8 @@ def _follow(fit: Fit, training: Training) -> None:
         if record is not None:
             record(member)
         epoch = len(member.history)
+        # Or dropout and batch normalisation would draw from the rows that are scored.
+        member.module.eval()
         estimator.net_ = training.net
         estimator.temperature_ = member.temperatures[epoch - 1]
         return on_epoch(epoch)

@@ -41,12 +41,14 @@ class OODSearchCV(BaseSearchCV):
 
     Optuna proposes configurations; each is fitted on source rows, and scored on
     shifted rows (out of distribution) and on held-out source rows (in distribution).
-    The best score under the shift wins, if the in-distribution score is near the best
-    and if it beats the baseline: the default configuration at temperature 1, with that
-    learning rate of the first four trials (its own times 1, 3, 10 and 0.3) which does
-    best in distribution. Otherwise the baseline is returned, and `best_reason_` says
-    so. Networks of one
-    architecture train as one stack.
+    The baseline is the default configuration at temperature 1, with that learning rate
+    of the first four trials (its own times 1, 3, 10 and 0.3) which does best in
+    distribution. Of the configurations whose in-distribution score is near the best,
+    the one wins that most surely beats the baseline under the shift: by the most beyond
+    as many standard errors of the paired difference as the best of so many gets by
+    chance, ``sqrt(2 log m)`` of m. If none does, the baseline is returned, and
+    `best_reason_` says so. More splits, seeds, domains and rows make a gain surer.
+    Networks of one architecture train as one stack.
 
     The shift comes from one of three places: ``fit(X, y, domains=...)`` leaves one
     domain out at a time; ``fit(X, y, X_ood=..., y_ood=...)`` scores rows of another
@@ -90,7 +92,7 @@ class OODSearchCV(BaseSearchCV):
         Stops hopeless trials, by their scores under the shift during training; never
         the baseline. A trial is judged at epochs that all its fits have reached: of
         fits that are not stacked, which follow each other, the last one is cut short.
-        For sksoftrank's classifiers and ``objective="ood"``.
+        For sksoftrank's classifiers, ensembles apart, and ``objective="ood"``.
         None stops none.
     storage : path, str or optuna.storages.BaseStorage, default=None
         Where the study is kept: a file, a URL of a database, or a storage of Optuna's.

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 FloatArray = npt.NDArray[np.float64]
 
-# Means of equal scores in another order may differ in the last digit.
-_ROUNDING = 1e-12
+
+def _rounded(score: float) -> float:
+    """Return a score without the digits that the order of a sum decides."""
+    return round(score, 12)
 
 
 @dataclass
@@ -60,30 +63,56 @@ def paired_gain(
 ) -> tuple[float, float]:
     """Return the gain in the out-of-distribution score, and its standard error.
 
-    The pairs are replicates by domains and their parts; for the worst domain they are
-    replicates by parts, or domains where there is one of each. The error is clustered
-    both ways (Cameron, Gelbach & Miller, "Robust Inference With Multiway Clustering",
-    2011, eq. 2.9), for fits share what is peculiar to rows, and rows what is peculiar
-    to a fit. With less than two pairs it is NaN.
+    The pairs are replicates by domains and their parts. The error is clustered both
+    ways (Cameron, Gelbach & Miller, "Robust Inference With Multiway Clustering", 2011,
+    eq. 2.9), for fits share what is peculiar to rows, and rows what is peculiar to a
+    fit; parts share their domain, too. For the worst domain, pairs are of its score in
+    each replicate and part. With less than two pairs the error is NaN.
     """
     gain = candidate.ood_score(aggregate) - baseline.ood_score(aggregate)
-    a, b = (
-        outcome.ood[..., None] if outcome.parts is None else outcome.parts
-        for outcome in (candidate, baseline)
-    )
-    if aggregate == "worst" and a[:, 0].size > 1:
-        pairs = a.min(axis=1) - b.min(axis=1)
-    else:
-        pairs = (a - b).reshape(len(a), -1)
+    a, b = candidate.ood[..., None], baseline.ood[..., None]
+    if candidate.parts is not None and baseline.parts is not None:
+        a, b = candidate.parts, baseline.parts
+    pairs = a - b
+    if aggregate == "worst" and pairs[:, 0].size > 1:
+        pairs = (a.min(axis=1) - b.min(axis=1))[:, None]
     if pairs.size < 2:
         return gain, math.nan
-    by_replicate, by_rows, each = (
-        float(means.var(ddof=1)) / len(means) if len(means) > 1 else 0.0
-        for means in (pairs.mean(axis=1), pairs.mean(axis=0), pairs.ravel())
+    by_replicate, by_domain, by_rows, each = (
+        float(means.var(ddof=1)) / means.size if means.size > 1 else 0.0
+        for means in (
+            pairs.mean(axis=(1, 2)),
+            pairs.mean(axis=(0, 2)),
+            pairs.mean(axis=0),
+            pairs,
+        )
     )
+    by_rows = max(by_rows, by_domain)
     # Each of them alone is a lower limit, and the sum may be negative.
     variance = max(by_replicate, by_rows, by_replicate + by_rows - each)
     return gain, math.sqrt(variance)
+
+
+def _gains(
+    outcomes: Sequence[Outcome], others: Sequence[int], baseline: int, aggregate: str
+) -> dict[int, tuple[float, float]]:
+    """Return gains and errors; none of these is below what is usual for all.
+
+    An error from a few clusters is often far too small, and the surest of many gains
+    would be that whose error is. What their median tells of the variance does not
+    depend on any single one.
+    """
+    gains = {k: paired_gain(outcomes[k], outcomes[baseline], aggregate) for k in others}
+    variances = np.array([error**2 for _, error in gains.values()])
+    if len(variances) < 2 or np.isnan(variances).any():
+        return gains
+    shape = outcomes[baseline].ood.shape
+    n_free = min((size - 1 for size in shape if size > 1), default=1)
+    # The median of a variance with few degrees of freedom is below its mean.
+    usual = np.median(variances) * n_free / stats.chi2.median(n_free)
+    return {
+        k: (gain, max(error, math.sqrt(usual))) for k, (gain, error) in gains.items()
+    }
 
 
 def pareto_front(outcomes: Sequence[Outcome], aggregate: str) -> list[int]:
@@ -114,9 +143,10 @@ def choose(
     Of these m, the one is chosen whose out-of-distribution score beats the baseline's
     most surely, by the most beyond ``sqrt(2 log m)`` standard errors of the paired
     difference, and at least by one: so far the best of m draws of mere noise gets
-    (Boucheron, Lugosi & Massart, "Concentration Inequalities", 2013, theorem 2.5). The
-    baseline is that of the baselines with the best in-distribution score; the others
-    are candidates.
+    (Boucheron, Lugosi & Massart, "Concentration Inequalities", 2013, theorem 2.5). No
+    error counts as less than the median of all, which few replicates and domains
+    would often make it. The baseline is that of the baselines with the best
+    in-distribution score; the others are candidates.
 
     Parameters
     ----------
@@ -127,7 +157,7 @@ def choose(
     id_tolerance : float, default=0.01
         Non-negative.
     pareto : bool, default=False
-        Whether to consider only the Pareto front and the baselines.
+        Whether to consider only the Pareto front and the baseline.
 
     Returns
     -------
@@ -135,20 +165,21 @@ def choose(
         The place of the chosen one.
     """
     best_id = max(outcome.id_score for outcome in outcomes)
-    least_id = best_id - id_tolerance - _ROUNDING
-
+    least_id = _rounded(best_id - id_tolerance)
     places = range(len(outcomes))
-    feasible = [k for k in places if outcomes[k].id_score >= least_id]
+    feasible = [k for k in places if _rounded(outcomes[k].id_score) >= least_id]
     # Tuned as anybody would: a rate picked by the score under the shift is a choice
     # like any other, and must prove itself.
     baseline = max(
         (k for k in places if outcomes[k].is_baseline),
-        key=lambda k: (outcomes[k].id_score, -k),
+        key=lambda k: (_rounded(outcomes[k].id_score), -k),
         default=None,
     )
     others = [k for k in feasible if k != baseline]
     n_candidates = len(others)
+    where = f"in distribution within {id_tolerance:g} of the best, {best_id:.4f}"
     if pareto:
+        where += ", and is on the Pareto front"
         front = set(pareto_front(outcomes, aggregate))
         others = [k for k in others if k in front]
     if baseline is None:
@@ -161,18 +192,17 @@ def choose(
     if not others:
         return Choice(
             baseline,
-            "The baseline: no other configuration was evaluated whose in-distribution "
-            f"score is within {id_tolerance:g} of the best, {best_id:.4f}.",
+            f"The baseline: no other configuration was evaluated that is {where}.",
         )
     n_errors = max(1.0, math.sqrt(2 * math.log(n_candidates)))
-    gains = {k: paired_gain(outcomes[k], outcomes[baseline], aggregate) for k in others}
+    gains = _gains(outcomes, others, baseline, aggregate)
     # One pair has no error, which is no evidence.
     sure = {
-        k: gain - n_errors * error if error == error else -math.inf
+        k: -math.inf if math.isnan(error) else _rounded(gain - n_errors * error)
         for k, (gain, error) in gains.items()
     }
     best = max(others, key=lambda k: (sure[k], *_preference(outcomes, k, aggregate)))
-    if sure[best] > _ROUNDING:
+    if sure[best] > 0:
         gain, error = gains[best]
         return Choice(
             best,
@@ -209,8 +239,8 @@ def _preference(
     outcome = outcomes[place]
     size = outcome.n_components
     return (
-        outcome.ood_score(aggregate),
-        outcome.id_score,
+        _rounded(outcome.ood_score(aggregate)),
+        _rounded(outcome.id_score),
         -math.inf if math.isnan(size) else -size,
         -place,
     )

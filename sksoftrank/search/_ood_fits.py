@@ -248,7 +248,7 @@ class Evaluation:
         return TrialScores(
             ood,
             id_scores,
-            parts,
+            None if parts is None or np.isnan(parts).any() else parts,
             float(np.mean([scores.n_components for scores in scored])),
             float(np.mean([scores.rank for scores in scored])),
             float(sum(scores.seconds for _, scores in fits)),
@@ -356,13 +356,15 @@ def _evaluate(
         try:
             result.id = score(estimator, split.id)
             result.ood = score_all(estimator, split)
+        except Exception as error:
+            result.error = error
+            continue
+        # A metric may need more rows than a part has; then there are none.
+        with suppress(Exception):
             result.parts = {
                 domain: [score(estimator, rows) for rows in parts]
                 for domain, parts in split.parts.items()
             }
-        except Exception as error:
-            result.error = error
-            continue
         result.n_components = getattr(last_step(estimator), "n_components_", np.nan)
         result.rank = getattr(last_step(estimator), "rank_", np.nan)
     return results

@@ -59,7 +59,7 @@ def outcome(trial: FrozenTrial) -> Outcome:
         np.array(result["id"], dtype=np.float64),
         math.nan if n_components is None else n_components,
         baseline_of(trial) is not None,
-        None if result["parts"] is None else np.array(result["parts"]),
+        None if result["parts"] is None else np.array(result["parts"], np.float64),
     )
 
 

@@ -250,8 +250,10 @@ def _default_space(estimator: Any) -> Space:
                 "dropout", *_DROPOUTS
             )
         if isinstance(network.classifier, SoftRankMLPClassifier):
+            # A batch of one row has no variance.
+            kinds = _NORMALIZATIONS[: 3 if network.classifier.batch_size > 1 else 2]
             params[f"{network.prefix}normalization"] = trial.suggest_categorical(
-                "normalization", _NORMALIZATIONS
+                "normalization", kinds
             )
         if "attention_temperature" in own:
             params[f"{network.prefix}attention_temperature"] = trial.suggest_float(

@@ -13,7 +13,13 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import check_consistent_length
 from sklearn.utils._indexing import _safe_indexing
-from sklearn.utils.validation import _check_method_params, _num_samples
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_method_params,
+    _num_samples,
+    assert_all_finite,
+    column_or_1d,
+)
 
 Array = npt.NDArray[Any]
 
@@ -104,6 +110,8 @@ def make_plan(
         if _num_samples(X_ood) == 0:
             raise ValueError("X_ood must hold at least one row, got none. Pass rows.")
         _check_columns(X, X_ood)
+        assert_all_finite(y_ood, input_name="y_ood")
+        check_classification_targets(y_ood)
         names, codes = ["ood"], np.zeros(_num_samples(X_ood), dtype=int)
         if domains_ood is not None:
             names, codes = _encode_domains(domains_ood, "domains_ood")
@@ -134,7 +142,7 @@ def _parts(
     X: Any, y: Any, ood: dict[int, Scored], needs_classes: bool
 ) -> dict[int, list[Scored]]:
     """Return each domain's rows in parts, as many for all domains."""
-    labels = np.unique(np.asarray(y), return_inverse=True)[1]
+    labels = np.unique(column_or_1d(y), return_inverse=True)[1]
     dealt, least = {}, _N_PARTS
     for d, scored in ood.items():
         rows = scored.rows
