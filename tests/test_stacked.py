@@ -68,7 +68,11 @@ def make_member(data, seed, batch_size, rates, hidden, activation, dropout, **ow
         normalization=own.pop("normalization", None),
         random_state=seed,
     )
-    batches = InMemoryBatches(data, batch_size, shuffle=True, random_state=seed)
+    # A batch of one row has no variance.
+    least = 2 if module.normalization == "batch" else 1
+    batches = InMemoryBatches(
+        data, batch_size, shuffle=True, random_state=seed, min_batch_size=least
+    )
     return Member(module, batches, learning_rates=rates, **own)
 
 
@@ -81,6 +85,7 @@ def reference(member, kind, params):
         source.batch_size,
         shuffle=True,
         random_state=copy.deepcopy(source.random_state),
+        min_batch_size=source.min_batch_size,
     )
     optimizer = kind(
         module.parameters(),
@@ -136,9 +141,7 @@ def stacks(draw, batch_sizes):
         # Folds differ by a row or so; some members have far fewer.
         n_own = max(n - draw(st.sampled_from([0, 1, 2, n // 2])), 1)
         if normalization == "batch":
-            # A batch of one row has no variance.
-            batch_size = max(batch_size, 2)
-            n_own += n_own % batch_size == 1
+            batch_size, n_own = max(batch_size, 2), max(n_own, 2)
         members.append(
             make_member(
                 problem(
@@ -476,10 +479,34 @@ def test_members_that_are_no_stack_are_refused():
     normalized.module = MLP(5, 3, (12, 8), normalization="layer", random_state=0)
     with pytest.raises(ValueError, match="agree in shapes, activation, normalization"):
         train_stack([plain_member(), normalized])
-    ragged = plain_member()
-    ragged.batches = InMemoryBatches(problem(17, 5, 3, 0), 16, min_batch_size=2)
-    with pytest.raises(ValueError, match="min_batch_size=2, got 17 rows in batches"):
-        train_stack([ragged])
+
+
+# Blocks are of 32 batches, of two rows here: the last row joins its block's last batch,
+# or that of the block before.
+@pytest.mark.parametrize("n", [2, 3, 62, 63, 64, 65, 66, 129])
+def test_a_row_that_would_be_left_alone_joins_the_last_batch(n):
+    members = [
+        make_member(
+            problem(n - less, 4, 3, 0),
+            0,
+            2,
+            [1e-3] * 2,
+            (6,),
+            "relu",
+            0.0,
+            n_classes=3,
+            normalization="batch",
+            temperatures=[1.0, 3.0],
+        )
+        for less in {0, min(1, n - 2), min(2, n - 2)}
+    ]
+    expected = [reference(m, ADAM, {}) for m in members]
+    train_stack(members, ADAM)
+    for member, (module, losses) in zip(members, expected, strict=True):
+        assert torch.equal(weights(member.module), weights(module))
+        np.testing.assert_allclose(
+            [record["train_loss"] for record in member.history], losses, rtol=1e-5
+        )
 
 
 # -- Graphs ----------------------------------------------------------------------------

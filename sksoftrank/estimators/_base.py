@@ -45,7 +45,6 @@ from sksoftrank.losses import as_schedule
 from sksoftrank.modules import MLP
 from sksoftrank.training import Member, SoftRankNet, StreamDataset, train_stack
 from sksoftrank.training._precision import matmul_precision
-from sksoftrank.training._stacked import is_stackable
 from sksoftrank.training._stopping import BestEpoch, interruption
 
 Array = npt.NDArray[Any]
@@ -132,6 +131,7 @@ class BaseSoftRankClassifier(Inference):
                 )
                 valid_dataset = make_dataset(*rows, valid)
             dataset = make_dataset(*rows, train)
+            self._check_batches(len(dataset))
         net = self._make_net(seeds, self.max_epochs, valid_dataset)
         self._initialize(net)
         if self.warm_start and hasattr(self, "net_"):
@@ -345,6 +345,7 @@ class BaseSoftRankClassifier(Inference):
                 codes = encode(labels, self.classes_)
                 self._check_settings(rows.shape[0])
                 dataset = make_dataset(*self._weigh(rows, codes, sample_weight))
+                self._check_batches(len(dataset))
             seeds = self._draw_seeds()
             if fitted and self._is_incremental:
                 net = self.net_
@@ -390,12 +391,7 @@ class BaseSoftRankClassifier(Inference):
 
     def _check_settings(self, n_rows: int) -> None:
         """Check what the parameters' own ranges don't say."""
-        if min(self.batch_size, n_rows) < self._min_batch_size():
-            raise ValueError(
-                f"batch_size={self.batch_size} and {n_rows} rows of X must both be "
-                f"at least {self._min_batch_size()} for a module with "
-                "batch normalization. Raise them, or use another normalization."
-            )
+        self._check_batches(n_rows)
         reserved = RESERVED.intersection(self.net_params or {})
         if reserved:
             raise ValueError(
@@ -403,6 +399,15 @@ class BaseSoftRankClassifier(Inference):
                 f"{self.net_params!r}. Use the estimator's own parameters for these."
             )
         self._resolve_device()
+
+    def _check_batches(self, n_rows: int) -> None:
+        if min(self.batch_size, n_rows) < self._min_batch_size():
+            raise ValueError(
+                f"batch_size={self.batch_size} and {n_rows} rows of X (to train on, "
+                "different, and of positive weight) must both be at least "
+                f"{self._min_batch_size()} for a module with batch normalization. "
+                "Raise them, or use another normalization."
+            )
 
     def _weigh(
         self,
@@ -446,11 +451,8 @@ class BaseSoftRankClassifier(Inference):
         net: SoftRankNet,
         dataset: Rows,
         valid_dataset: Rows | None,
-    ) -> Member | None:
-        """Return the net's training as one that can be stacked; None if it can't."""
-        batches = net.get_iterator(dataset, training=True)
-        if not is_stackable(batches):
-            return None
+    ) -> Member:
+        """Return the net's training as one that can be stacked."""
         stopping = None
         if self.early_stopping:
             stopping = BestEpoch(self.n_iter_no_change, self.tol)
@@ -459,7 +461,7 @@ class BaseSoftRankClassifier(Inference):
         assert isinstance(module, MLP)
         return Member(
             module,
-            batches,
+            net.get_iterator(dataset, training=True),
             temperatures=as_schedule(self.temperature).values(self.max_epochs),
             learning_rates=[
                 self._first_learning_rate() * factor

@@ -191,16 +191,25 @@ class InMemoryBatches:
         self._is_loaded = True
 
     def __len__(self) -> int:
-        return len(self._slices())
+        return len(self.batch_sizes(self.n_rows))
 
-    def _slices(self) -> list[slice]:
-        return list(
-            gen_batches(
-                self.n_rows,
-                self.batch_size,
-                min_batch_size=min(self.min_batch_size, self.n_rows),
-            )
+    def batch_sizes(self, n_rows: int) -> list[int]:
+        """Return the sizes of the batches that so many rows make."""
+        parts = gen_batches(
+            n_rows, self.batch_size, min_batch_size=min(self.min_batch_size, n_rows)
         )
+        return [part.stop - part.start for part in parts]
+
+    def block(self, start: int) -> slice:
+        """Return the rows of a block of batches; none where the block before took all.
+
+        `start` is a multiple of `batches_per_block` batches.
+        """
+        least = min(self.min_batch_size, self.n_rows)
+        end = start + self.batches_per_block * self.batch_size
+        if start > 0 and self.n_rows - start < least:
+            return slice(start, start)
+        return slice(start, self.n_rows if self.n_rows - end < least else end)
 
     def order(self) -> Order:
         """Return the rows in the order of a pass; None for all, as they lie."""
@@ -243,11 +252,12 @@ class InMemoryBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Target]]:
         order = self.order()
-        slices = self._slices()
-        for first in range(0, len(slices), self.batches_per_block):
-            members = slices[first : first + self.batches_per_block]
-            sizes = [member.stop - member.start for member in members]
-            x, y, w = self.gather(order, slice(members[0].start, members[-1].stop))
+        for start in range(0, self.n_rows, self.batches_per_block * self.batch_size):
+            rows = self.block(start)
+            if rows.start == rows.stop:
+                return
+            sizes = self.batch_sizes(rows.stop - rows.start)
+            x, y, w = self.gather(order, rows)
             pairs = zip(x.split(sizes), y.split(sizes), strict=True)
             if w is None:
                 yield from pairs

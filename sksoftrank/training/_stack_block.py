@@ -14,8 +14,9 @@ Gathered = list[tuple[Tensor, Tensor, Tensor | None]]
 
 
 class Block:
-    """What a stack does with `counts` rows, its members' own; descending.
+    """What a stack does with rows that make batches of `sizes`, its members' own.
 
+    By decreasing number of rows. Batches are of one size, but for each member's last.
     `load` takes the rows, `run` steps through them. Where the rows are copied into
     memory of the block's own, `run` is the same kernels on the same memory each time.
     """
@@ -26,22 +27,20 @@ class Block:
         optimizer: FusedOptimizer,
         settings: EpochSettings,
         passes: dict[tuple[int, int, int], Pass],
-        counts: tuple[int, ...],
-        batch_size: int,
+        sizes: list[list[int]],
         like: Tensor,
         fixed: bool,
     ) -> None:
-        self.batch_size = batch_size
         self.optimizer = optimizer
         self.settings = settings
-        self.loss = BlockLoss(counts, batch_size, like, stack.n_classes, settings)
+        self.loss = BlockLoss(sizes, like, stack.n_classes, settings)
         self.x = like[None]
-        self._own = empty_rows(len(counts), like) if fixed else None
+        self._own = empty_rows(len(sizes), like) if fixed else None
         # In a last batch sizes may differ: those of one size step together.
         self.passes: list[list[tuple[Pass, int, int, int]]] = []
-        for sizes in self.loss.sizes:
+        for at_step in self.loss.sizes:
             first, here = 0, []
-            for size, group in groupby(sizes):
+            for size, group in groupby(at_step):
                 if size == 0:
                     break
                 last = first + len(list(group))
@@ -61,10 +60,12 @@ class Block:
         """Step through the rows."""
         # What the loss needs of the labels alone is computed for all steps at once.
         self.loss.aim()
-        for step, x in enumerate(self.x.split(self.batch_size, dim=1)):
+        for step, passes in enumerate(self.passes):
+            start = step * self.loss.batch_size
             target, log_p = self.loss.targets[step], self.loss.log_p[step]
-            for passing, first, last, size in self.passes[step]:
-                if last - first < len(target) or size < self.batch_size:
+            x = self.x[:, start : start + target.shape[1]]
+            for passing, first, last, size in passes:
+                if last - first < len(target) or size < target.shape[1]:
                     here = (slice(first, last), slice(size))
                     passing.run(self.settings, x[here], target[here], log_p[here])
                 else:

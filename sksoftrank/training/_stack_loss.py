@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,8 +77,10 @@ class BlockLoss:
     Attributes
     ----------
     sizes : list of list of int
-        Rows of each member (K) at each step; descending within a step.
-    targets : Tensor of shape (steps, K, batch_size, n_classes)
+        Rows of each member (K) at each step; those without any are the last.
+    batch_size : int
+        Rows from one step's first to the next one's.
+    targets : Tensor of shape (steps, K, size of the largest batch, n_classes)
         Gradient of each step's mean loss by the log-probabilities, which depends on
         the labels and weights alone.
     log_p : Tensor of the same shape
@@ -86,25 +89,22 @@ class BlockLoss:
 
     def __init__(
         self,
-        counts: tuple[int, ...],
-        batch_size: int,
+        sizes: list[list[int]],
         like: Tensor,
         n_classes: int,
         settings: EpochSettings,
     ) -> None:
-        n_steps = -(-counts[0] // batch_size)
-        self.sizes = [
-            [min(max(n - step * batch_size, 0), batch_size) for n in counts]
-            for step in range(n_steps)
-        ]
-        sizes = torch.tensor(self.sizes, device=like.device)[..., None, None]
-        self.n = sizes.clamp_min(1).float()
-        self.is_padding = torch.arange(batch_size, device=like.device)[:, None] >= sizes
-        self.is_full = counts[-1] == n_steps * batch_size
-        k = len(counts)
-        self._labels = torch.zeros(
-            k, n_steps * batch_size, dtype=torch.int64, device=like.device
-        )
+        n_steps, k = max(map(len, sizes)), len(sizes)
+        self.sizes = [list(at_step) for at_step in zip_longest(*sizes, fillvalue=0)]
+        self.batch_size = sizes[0][0]
+        # A last batch may be larger: what would be too small a batch joins it.
+        largest = max(map(max, sizes))
+        n_at = torch.tensor(self.sizes, device=like.device)[..., None, None]
+        self.n = n_at.clamp_min(1).float()
+        self.is_padding = torch.arange(largest, device=like.device)[:, None] >= n_at
+        self.is_full = all(size == largest for own in self.sizes for size in own)
+        n_rows = (n_steps - 1) * self.batch_size + largest
+        self._labels = torch.zeros(k, n_rows, dtype=torch.int64, device=like.device)
         self._weights: Tensor | None = None
         self.is_weighted: Tensor | None = None
         if settings.is_weighted is not None:
@@ -114,12 +114,12 @@ class BlockLoss:
         self.spread = None if settings.spread is None else settings.spread[:k]
 
         def by_step(rows: Tensor) -> Tensor:
-            return rows.view(k, n_steps, batch_size, 1).transpose(0, 1)
+            return rows.unfold(1, largest, self.batch_size)[..., None].transpose(0, 1)
 
-        # (steps, K, batch_size, 1)
+        # (steps, K, size of the largest batch, 1)
         self.y = by_step(self._labels)
         self.weight = None if self._weights is None else by_step(self._weights)
-        shape = (n_steps, k, batch_size)
+        shape = (n_steps, k, largest)
         self.targets = like.new_zeros(*shape, n_classes)
         self.log_p = like.new_zeros(*shape, n_classes)
         self.losses = like.new_zeros(*shape, 1)

@@ -111,7 +111,7 @@ class Member:
         activation and the normalisation.
     batches : InMemoryBatches
         The rows, labels and weights to train on. Members of a stack agree in batch
-        size and device. None may leave a last batch below its `min_batch_size`.
+        sizes and device.
     temperatures : sequence of float
         Temperature of each epoch; their number is the number of epochs.
     learning_rates : sequence of float
@@ -258,6 +258,7 @@ def stack_key(member: Member) -> tuple[Hashable, ...]:
     module = member.module
     return (
         member.batches.batch_size,
+        member.batches.min_batch_size,
         str(member.batches.device),
         module.activation,
         module.normalization,
@@ -270,23 +271,10 @@ def _check_members(members: Sequence[Member]) -> None:
         raise ValueError("members must hold at least one member, got none.")
     if len({stack_key(member) for member in members}) > 1:
         raise ValueError(
-            "members must agree in shapes, activation, normalization, batch size and "
-            "device, got "
+            "members must agree in shapes, activation, normalization, batch sizes "
+            "and device, got "
             f"{[stack_key(member) for member in members]}. Train each kind by itself."
         )
-    for member in members:
-        if not is_stackable(member.batches):
-            raise ValueError(
-                "batches must leave no last batch below min_batch_size="
-                f"{member.batches.min_batch_size}, got {member.batches.n_rows} rows in "
-                f"batches of {member.batches.batch_size}. Use SoftRankNet."
-            )
-
-
-def is_stackable(batches: InMemoryBatches) -> bool:
-    """Return whether each batch but the last one is of the same size."""
-    rest = batches.n_rows % batches.batch_size
-    return rest == 0 or rest >= min(batches.min_batch_size, batches.n_rows)
 
 
 @contextmanager
@@ -336,7 +324,7 @@ class _Training:
         # Made once for the members that are left, and each shape that comes up.
         self.settings: EpochSettings | None = None
         self.passes: dict[tuple[int, int, int], Pass] = {}
-        self.blocks: dict[tuple[tuple[int, ...], int], Block] = {}
+        self.blocks: dict[tuple[int, ...], Block] = {}
 
     def run(self) -> None:
         epoch = 0
@@ -451,15 +439,15 @@ class _Training:
         for start in range(0, n_rows[0], rows):
             if self.stop is not None and self.stop.is_set:
                 raise KeyboardInterrupt
-            losses = self._train_block(
-                self.settings,
-                [
-                    source.gather(order, slice(start, min(start + rows, n)))
-                    for source, order, n in zip(sources, orders, n_rows, strict=True)
-                    if start < n
-                ],
-                size,
-            )
+            blocks = [source.block(start) for source in sources]
+            gathered = [
+                source.gather(order, block)
+                for source, order, block in zip(sources, orders, blocks, strict=True)
+                if block.start < block.stop
+            ]
+            if not gathered:
+                break
+            losses = self._train_block(self.settings, gathered, sources[0])
             unread.append((start // size, losses))
             # To read is to wait for all that the device has yet to do.
             if self.graphs is not None and start + rows < n_rows[0]:
@@ -492,30 +480,29 @@ class _Training:
                 )
 
     def _train_block(
-        self, settings: EpochSettings, gathered: Gathered, batch_size: int
+        self, settings: EpochSettings, gathered: Gathered, batches: InMemoryBatches
     ) -> Tensor:
         """Step through rows gathered for each member; return summed losses (steps, K).
 
         Elsewhere than on the CPU they may be yet to come.
         """
         counts = tuple(len(x) for x, _, _ in gathered)
-        key = counts, min(batch_size, counts[0])
-        if key not in self.blocks:
-            self.blocks[key] = Block(
+        if counts not in self.blocks:
+            self.blocks[counts] = Block(
                 self.stack,
                 self.optimizer,
                 settings,
                 self.passes,
-                *key,
+                [batches.batch_sizes(n) for n in counts],
                 like=gathered[0][0],
                 fixed=self.graphs is not None,
             )
-        block = self.blocks[key]
+        block = self.blocks[counts]
         block.load(gathered)
         if self.graphs is None:
             block.run()
         else:
-            self.graphs.run(key, block.run)
+            self.graphs.run(counts, block.run)
         return block.loss.sums()
 
 
