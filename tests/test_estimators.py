@@ -743,7 +743,7 @@ def test_batch_normalization_needs_two_rows_that_count(blobs, method):
     params = {"sample_weight": np.array([1.0, 0.0])}
     if method == "partial_fit":
         params["classes"] = np.unique(y)
-    with pytest.raises(ValueError, match="1 rows of X .to train on.*at least 2"):
+    with pytest.raises(ValueError, match=r"1 rows of X .to train on.*at least 2"):
         getattr(clf, method)(X[order], y[order], **params)
 
 
@@ -751,5 +751,5 @@ def test_batch_normalization_needs_two_rows_beside_those_held_out(blobs):
     X, y = blobs
     rows = np.concatenate([np.flatnonzero(y == c)[:2] for c in np.unique(y)[:2]])
     clf = make(normalization="batch", early_stopping=True, validation_fraction=0.75)
-    with pytest.raises(ValueError, match="1 rows of X .to train on"):
+    with pytest.raises(ValueError, match=r"1 rows of X .to train on"):
         clf.fit(X[rows], y[rows])
