@@ -202,6 +202,20 @@ def test_noise_is_seldom_chosen_however_many_there_are(shape, n_others):
     assert n_chosen <= 35
 
 
+def test_domains_may_be_all_that_matters():
+    base = scored([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]], is_baseline=True)
+    # All of the gain under one of two shifts, the same for each fit but for a little.
+    other = scored([[0.7, 0.5], [0.71, 0.5], [0.69, 0.5]])
+    error = paired_gain(other, base, "mean", is_sample=False)[1]
+    assert error == pytest.approx(0.005 / np.sqrt(3))
+    assert paired_gain(other, base, "mean")[1] == pytest.approx(0.1)
+    # Then the largest gain is of one pair of means.
+    one, single = scored([[0.7, 0.5]]), scored([[0.5, 0.5]], is_baseline=True)
+    assert paired_gain(one, single, "mean", is_sample=False)[1] == pytest.approx(0.1)
+    assert choose([base, other, scored([[0.4, 0.4]] * 3)], is_sample=False).index == 1
+    assert choose([base, other, scored([[0.4, 0.4]] * 3)]).index == 0
+
+
 def test_domains_in_parts_are_still_domains():
     base = scored([[0.5, 0.5, 0.5]], is_baseline=True)
     other = scored([[0.7, 0.45, 0.45]])

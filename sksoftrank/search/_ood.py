@@ -48,6 +48,7 @@ class OODSearchCV(BaseSearchCV):
     as many standard errors of the paired difference as the best of so many gets by
     chance, ``sqrt(2 log m)`` of m. If none does, the baseline is returned, and
     `best_reason_` says so. More splits, seeds, domains and rows make a gain surer.
+    Domains count as a sample of those to come, `shifts` as all that is feared.
     Networks of one architecture train as one stack.
 
     The shift comes from one of three places: ``fit(X, y, domains=...)`` leaves one
@@ -398,6 +399,7 @@ class OODSearchCV(BaseSearchCV):
             aggregate=self.aggregate,
             id_tolerance=self.id_tolerance,
             is_pareto=self.objective == "pareto",
+            is_sample=self.shifts is None,
         )
         self.__dict__.update(summary)
         if self.refit:

@@ -59,7 +59,7 @@ class Choice:
 
 
 def paired_gain(
-    candidate: Outcome, baseline: Outcome, aggregate: str
+    candidate: Outcome, baseline: Outcome, aggregate: str, *, is_sample: bool = True
 ) -> tuple[float, float]:
     """Return the gain in the out-of-distribution score, and its standard error.
 
@@ -67,7 +67,8 @@ def paired_gain(
     ways (Cameron, Gelbach & Miller, "Robust Inference With Multiway Clustering", 2011,
     eq. 2.9), for fits share what is peculiar to rows, and rows what is peculiar to a
     fit; parts share their domain, too. For the worst domain, pairs are of its score in
-    each replicate and part. With less than two pairs the error is NaN.
+    each replicate and part; likewise of the mean where the domains are no sample, as
+    long as there are two replicates. With less than two pairs the error is NaN.
     """
     gain = candidate.ood_score(aggregate) - baseline.ood_score(aggregate)
     a, b = candidate.ood[..., None], baseline.ood[..., None]
@@ -76,6 +77,8 @@ def paired_gain(
     pairs = a - b
     if aggregate == "worst" and pairs[:, 0].size > 1:
         pairs = (a.min(axis=1) - b.min(axis=1))[:, None]
+    elif not is_sample and len(pairs) > 1:
+        pairs = pairs.mean(axis=1, keepdims=True)
     if pairs.size < 2:
         return gain, math.nan
     by_replicate, by_domain, by_rows, each = (
@@ -94,7 +97,11 @@ def paired_gain(
 
 
 def _gains(
-    outcomes: Sequence[Outcome], others: Sequence[int], baseline: int, aggregate: str
+    outcomes: Sequence[Outcome],
+    others: Sequence[int],
+    baseline: int,
+    aggregate: str,
+    is_sample: bool,
 ) -> dict[int, tuple[float, float]]:
     """Return gains and errors; none of these is below what is usual for all.
 
@@ -102,11 +109,16 @@ def _gains(
     would be that whose error is. What their median tells of the variance does not
     depend on any single one.
     """
-    gains = {k: paired_gain(outcomes[k], outcomes[baseline], aggregate) for k in others}
+    gains = {
+        k: paired_gain(outcomes[k], outcomes[baseline], aggregate, is_sample=is_sample)
+        for k in others
+    }
     variances = np.array([error**2 for _, error in gains.values()])
     if len(variances) < 2 or np.isnan(variances).any():
         return gains
     shape = outcomes[baseline].ood.shape
+    if not is_sample and shape[0] > 1:
+        shape = shape[:1]
     n_free = min((size - 1 for size in shape if size > 1), default=1)
     # The median of a variance with few degrees of freedom is below its mean.
     usual = np.median(variances) * n_free / stats.chi2.median(n_free)
@@ -136,6 +148,7 @@ def choose(
     aggregate: str = "mean",
     id_tolerance: float = 0.01,
     pareto: bool = False,
+    is_sample: bool = True,
 ) -> Choice:
     """Choose the best configuration that beats the baseline, else the baseline.
 
@@ -158,6 +171,9 @@ def choose(
         Non-negative.
     pareto : bool, default=False
         Whether to consider only the Pareto front and the baseline.
+    is_sample : bool, default=True
+        Whether the domains stand for others like them, so that how much they differ
+        in a gain makes it less sure; or are themselves what matters.
 
     Returns
     -------
@@ -195,7 +211,7 @@ def choose(
             f"The baseline: no other configuration was evaluated that is {where}.",
         )
     n_errors = max(1.0, math.sqrt(2 * math.log(n_candidates)))
-    gains = _gains(outcomes, others, baseline, aggregate)
+    gains = _gains(outcomes, others, baseline, aggregate, is_sample)
     # One pair has no error, which is no evidence.
     sure = {
         k: -math.inf if math.isnan(error) else _rounded(gain - n_errors * error)

@@ -115,6 +115,7 @@ def summarize(
     aggregate: str,
     id_tolerance: float,
     is_pareto: bool,
+    is_sample: bool,
 ) -> dict[str, Any]:
     """Return the search's fitted attributes that say what it found and chose."""
     complete = [k for k, trial in enumerate(trials) if is_complete(trial)]
@@ -135,7 +136,11 @@ def summarize(
     columns = make_columns(trials, params, domains, aggregate)
     outcomes = [outcome(trials[k]) for k in complete]
     choice = choose(
-        outcomes, aggregate=aggregate, id_tolerance=id_tolerance, pareto=is_pareto
+        outcomes,
+        aggregate=aggregate,
+        id_tolerance=id_tolerance,
+        pareto=is_pareto,
+        is_sample=is_sample,
     )
     best = complete[choice.index]
     summary = {

@@ -194,16 +194,24 @@ class InMemoryBatches:
         return len(self.batch_sizes(self.n_rows))
 
     def batch_sizes(self, n_rows: int) -> list[int]:
-        """Return the sizes of the batches that so many rows make."""
+        """Return the sizes of the batches that `n_rows` rows make."""
         parts = gen_batches(
             n_rows, self.batch_size, min_batch_size=min(self.min_batch_size, n_rows)
         )
         return [part.stop - part.start for part in parts]
 
     def block(self, start: int) -> slice:
-        """Return the rows of a block of batches; none where the block before took all.
+        """Return the rows of the block of batches that begins at row `start`.
 
-        `start` is a multiple of `batches_per_block` batches.
+        Parameters
+        ----------
+        start : int
+            A multiple of the rows of `batches_per_block` batches.
+
+        Returns
+        -------
+        slice
+            Empty where the block before took the last rows along.
         """
         least = min(self.min_batch_size, self.n_rows)
         end = start + self.batches_per_block * self.batch_size
