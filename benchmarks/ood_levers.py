@@ -116,9 +116,7 @@ def main():
     for name, (source, targets) in PROTOCOLS.items():
         keys = [(lever, seed) for lever in levers for seed in range(args.seeds)]
         fits = Parallel(n_jobs=2)(
-            delayed(run)(
-                data, source, targets, levers[lever][0], seed, levers[lever][1]
-            )
+            delayed(run)(data, source, targets, *levers[lever], seed)
             for lever, seed in keys
         )
         records = dict(zip(keys, fits, strict=True))
