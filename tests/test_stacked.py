@@ -484,7 +484,8 @@ def test_members_that_are_no_stack_are_refused():
 # Blocks are of 32 batches, of two rows here: the last row joins its block's last batch,
 # or that of the block before.
 @pytest.mark.parametrize("n", [2, 3, 62, 63, 64, 65, 66, 129])
-def test_a_row_that_would_be_left_alone_joins_the_last_batch(n):
+@pytest.mark.parametrize("is_replayed", [False, True])
+def test_a_row_that_would_be_left_alone_joins_the_last_batch(n, is_replayed):
     members = [
         make_member(
             problem(n - less, 4, 3, 0),
@@ -500,8 +501,10 @@ def test_a_row_that_would_be_left_alone_joins_the_last_batch(n):
         )
         for less in {0, min(1, n - 2), min(2, n - 2)}
     ]
+    in_single_precision(members)
     expected = [reference(m, ADAM, {}) for m in members]
-    train_stack(members, ADAM)
+    with recorded_by(TapeRecorder()) if is_replayed else nullcontext():
+        train_stack(members, ADAM)
     for member, (module, losses) in zip(members, expected, strict=True):
         assert torch.equal(weights(member.module), weights(module))
         np.testing.assert_allclose(

@@ -450,7 +450,7 @@ class _Training:
             losses = self._train_block(self.settings, gathered, sources[0])
             unread.append((start // size, losses))
             # To read is to wait for all that the device has yet to do.
-            if self.graphs is not None and start + rows < n_rows[0]:
+            if self.graphs is not None and blocks[0].stop < n_rows[0]:
                 continue
             for first, losses in unread:
                 self._read(epoch, first, losses.cpu(), totals, diverged)
@@ -494,7 +494,8 @@ class _Training:
                 settings,
                 self.passes,
                 [batches.batch_sizes(n) for n in counts],
-                like=gathered[0][0],
+                # A shorter member's block may be the longer one.
+                like=max((x for x, _, _ in gathered), key=len),
                 fixed=self.graphs is not None,
             )
         block = self.blocks[counts]
