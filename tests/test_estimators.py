@@ -518,6 +518,36 @@ def test_early_stopping_goes_back_to_the_best_epoch(digits):
     assert same[0] < clf.n_iter_
 
 
+# Once in the stack, once by skorch's loop.
+@pytest.mark.parametrize("callbacks", [None, [Callback()]], ids=["stack", "skorch"])
+def test_early_stopping_waits_for_accuracy_alone_under_a_schedule(blobs, callbacks):
+    clf = make(
+        temperature=ExponentialTemperature(1.0, 30.0),
+        early_stopping=True,
+        n_iter_no_change=5,
+        max_epochs=200,
+        callbacks=callbacks,
+    ).fit(*blobs)
+    best, last_rise = -1.0, 0
+    for record in clf.history_:
+        if record["valid_acc"] > best:
+            best, last_rise = record["valid_acc"], record["epoch"]
+    assert clf.n_iter_ == last_rise + 5
+
+
+@pytest.mark.parametrize("callbacks", [None, [Callback()]], ids=["stack", "skorch"])
+def test_validation_losses_of_a_schedule_compare(blobs, callbacks):
+    # Of a network that stands still, at temperatures from 1 to 30.
+    clf = make(
+        temperature=ExponentialTemperature(1.0, 30.0),
+        early_stopping=True,
+        learning_rate=1e-12,
+        callbacks=callbacks,
+    ).fit(*blobs)
+    losses = [record["valid_loss"] for record in clf.history_]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+
+
 def test_warm_start_goes_on_from_the_weights(blobs):
     X, y = blobs
     clf = make(warm_start=True, learning_rate=1e-12).fit(X, y)

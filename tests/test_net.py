@@ -411,9 +411,15 @@ def run(callback, records):
 
 
 def test_loss_decides_between_equal_accuracies():
-    callback = AccuracyStopping(patience=2, load_best=True)
+    callback = AccuracyStopping(patience=3, load_best=True)
     assert run(callback, [(1.0, 0.9), (1.0, 0.5), (1.0, 0.6), (1.0, 0.7)]) == 4
     assert callback.best_epoch_ == 2
+
+
+def test_only_a_rise_in_accuracy_renews_the_patience():
+    callback = AccuracyStopping(patience=3, load_best=True)
+    assert run(callback, [(0.9, 1 / epoch) for epoch in range(1, 50)]) == 4
+    assert callback.best_epoch_ == 4
 
 
 def test_accuracy_comes_before_loss():

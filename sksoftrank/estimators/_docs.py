@@ -39,7 +39,8 @@ batch_size : int, default=128
     Rows of a training step.
 early_stopping : bool, default=False
     Whether to hold out rows, stop when the accuracy on them no longer rises, and
-    go back to the weights of the best epoch.
+    go back to the weights of the best epoch; of equals, the one whose loss at the
+    schedule's last temperature is least.
 validation_fraction : float, default=0.1
     In (0, 1). Share of the rows held out for early stopping.
 n_iter_no_change : int, default=10

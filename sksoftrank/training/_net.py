@@ -364,6 +364,8 @@ class SoftRankNet(NeuralNetClassifier):
             total += weight.sum().item()
             return step
 
+        # At one temperature: losses of different ones do not compare.
+        self.criterion_.temperature = self.temperatures_[-1]
         super().run_single_epoch(iterator, False, prefix, counting_step, **params)
         self.history.record(f"{prefix}_acc", correct / total)
 

@@ -378,7 +378,8 @@ class _Training:
         record: dict[str, float] = {"epoch": epoch, "train_loss": loss}
         improved = True
         if member.valid is not None:
-            record |= _validate(member, member.valid, member.temperatures[epoch - 1])
+            # At one temperature: losses of different ones do not compare.
+            record |= _validate(member, member.valid, member.temperatures[-1])
             if member.stopping is not None:
                 improved = member.stopping.update(
                     epoch, record["valid_acc"], record["valid_loss"]

@@ -8,6 +8,9 @@ from typing import Any
 
 from skorch.callbacks import EarlyStopping
 
+# Accuracies and losses closer than this are equal.
+_ROUNDING = 1e-9
+
 
 def divergence(
     loss: float, where: str, temperature: float, learning_rate: float
@@ -32,13 +35,14 @@ def interruption(n_finished: int, n_epochs: int, kept_epoch: int) -> str:
 class BestEpoch:
     """The best epoch so far by validation accuracy; between equals the loss decides.
 
-    The accuracy means the same at every temperature, which the loss does not. Alone it
-    would go back to the first epoch that reaches 100 % of a small validation set.
+    Alone the accuracy would go back to the first epoch that reaches 100 % of a small
+    validation set. Only a rise of it renews the patience: a loss can go on falling for
+    as long as the logits grow.
 
     Parameters
     ----------
     patience : int
-        Epochs without improvement before `is_exhausted`.
+        Epochs without a rise in accuracy before `is_exhausted`.
     threshold : float
         Rise in accuracy, or fall in loss at no lower accuracy, that counts.
     """
@@ -51,19 +55,25 @@ class BestEpoch:
         self.misses = 0
 
     def update(self, epoch: int, accuracy: float, loss: float) -> bool:
-        """Take note of an epoch, counted from one; return whether it is the best."""
-        if accuracy > self.accuracy + self.threshold or (
-            accuracy >= self.accuracy and loss < self.loss - self.threshold
-        ):
-            self.accuracy, self.loss, self.epoch = accuracy, loss, epoch
-            self.misses = 0
-            return True
-        self.misses += 1
-        return False
+        """Take note of an epoch, counted from one; return whether it is the best.
+
+        Losses of different epochs must be of one temperature.
+        """
+        # Less than the roundings of a mean over rows is no difference.
+        threshold = max(self.threshold, _ROUNDING)
+        is_higher = accuracy > self.accuracy + threshold
+        is_surer = (
+            accuracy > self.accuracy - _ROUNDING and loss < self.loss - threshold
+        )
+        self.misses = 0 if is_higher else self.misses + 1
+        if not (is_higher or is_surer):
+            return False
+        self.accuracy, self.loss, self.epoch = accuracy, loss, epoch
+        return True
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether `patience` epochs have passed without improvement."""
+        """Whether `patience` epochs have passed without a rise in accuracy."""
         return self.misses >= self.patience
 
 
@@ -73,7 +83,7 @@ class AccuracyStopping(EarlyStopping):
     Parameters
     ----------
     patience : int, default=5
-        Epochs without improvement before training stops.
+        Epochs without a rise in accuracy before training stops.
     threshold : float, default=1e-4
         Rise in accuracy, or fall in loss at no lower accuracy, that counts.
     load_best : bool, default=False
