@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from sksoftrank import SoftRankMLPClassifier
 from sksoftrank.losses import ExponentialTemperature, LinearTemperature
@@ -536,6 +537,18 @@ def test_early_stopping_waits_for_accuracy_alone_under_a_schedule(blobs, callbac
 
 
 @pytest.mark.parametrize("callbacks", [None, [Callback()]], ids=["stack", "skorch"])
+def test_early_stopping_needs_rows_on_both_sides(blobs, callbacks):
+    X, y = blobs
+    clf = make(early_stopping=True, callbacks=callbacks)
+    weight = np.zeros(len(X))
+    weight[[0, 50]] = 1.0  # Of two classes.
+    for fraction, n_valid in ((0.9, 2), (0.99, 2)):
+        clf.set_params(validation_fraction=fraction)
+        with pytest.raises(ValueError, match=f"both to train.*got {n_valid} of 2 rows"):
+            clf.fit(X, y, weight)
+
+
+@pytest.mark.parametrize("callbacks", [None, [Callback()]], ids=["stack", "skorch"])
 def test_validation_losses_of_a_schedule_compare(blobs, callbacks):
     # Of a network that stands still, at temperatures from 1 to 30.
     clf = make(
@@ -558,6 +571,9 @@ def test_warm_start_goes_on_from_the_weights(blobs):
     assert np.abs(weights(cold.fit(X, y)) - first).max() > 1e-3
     with pytest.raises(ValueError, match="warm_start=True needs the classes"):
         clf.fit(X[:80], y[:80])
+    with pytest.raises(ValueError, match="needs the 6 columns of the previous fit"):
+        clf.fit(X[:, :5], y)
+    assert clf.n_features_in_ == 6
     with pytest.raises(ValueError, match="module's parameters must stay"):
         clf.set_params(hidden_layer_sizes=(4,)).fit(X, y)
 
@@ -615,6 +631,71 @@ def test_callbacks_are_copied_and_net_params_reach_the_net(blobs):
     assert clf.net_.iterator_valid__batch_size == 7
     rms = make(net_params={"optimizer": torch.optim.RMSprop}).fit(*blobs)
     assert isinstance(rms.net_.optimizer_, torch.optim.RMSprop)
+
+
+def test_weight_decay_reaches_an_optimizer_of_net_params(blobs):
+    norms = [
+        np.linalg.norm(
+            weights(
+                make(
+                    weight_decay=weight_decay,
+                    learning_rate=0.05,
+                    net_params={"optimizer": torch.optim.SGD},
+                ).fit(*blobs)
+            )
+        )
+        for weight_decay in (0.0, 10.0)
+    ]
+    assert norms[1] < 0.5 * norms[0]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"net_params": {"optimizer__weight_decay": 1.0}}, "optimizer__weight_decay"),
+        ({"net_params": {"optimizer__lr": 1.0}}, "optimizer__lr"),
+        ({"net_params": {"iterator_train__batch_size": 3}}, "__batch_size"),
+        ({"net_params": {"module__activation": "tanh"}}, "module__activation"),
+        (
+            {"optimizer": "sgd", "net_params": {"optimizer": torch.optim.RMSprop}},
+            "optimizer must stay 'adam' where net_params names one, got 'sgd'",
+        ),
+        (
+            {"weight_decay": 1.0, "net_params": {"optimizer": torch.optim.Rprop}},
+            "weight_decay must be 0 for the optimizer .*Rprop.*Set weight_decay=0",
+        ),
+    ],
+)
+def test_what_is_given_twice_or_without_effect_is_refused(blobs, params, message):
+    clf = make(**params)
+    with pytest.raises(ValueError, match=message):
+        clf.fit(*blobs)
+    assert not hasattr(clf, "classes_")
+
+
+def test_partial_fit_refuses_early_stopping(blobs):
+    X, y = blobs
+    clf = make(early_stopping=True)
+    with pytest.raises(ValueError, match="early_stopping must be False in partial_fit"):
+        clf.partial_fit(X, y, classes=[0, 1, 2])
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf, "heavy", None])
+def test_class_weights_must_be_weights(blobs, weight):
+    clf = make(class_weight={0: 1.0, 1: weight, 2: 1.0})
+    for fit in (clf.fit, lambda X, y: clf.partial_fit(X, y, classes=[0, 1, 2])):
+        with pytest.raises(ValueError, match=f"class_weight must.*got {weight!r} for"):
+            fit(*blobs)
+
+
+def test_weights_have_mean_one_on_each_side_of_the_validation_split(blobs):
+    X, y = blobs
+    weight = np.random.default_rng(0).uniform(0.1, 10.0, len(X))
+    clf = make(early_stopping=True, validation_fraction=0.3)
+    training = clf._prepare(X, y, weight)
+    for batches in (training.member.batches, training.member.valid):
+        rows = batches.gather(batches.indices, slice(0, batches.n_rows))[2]
+        assert rows.mean() == pytest.approx(1.0)
 
 
 def test_verbose_prints_and_silence_is_silent(blobs, capsys):
@@ -721,6 +802,9 @@ def with_value(X, value):
         (lambda X, y: (X, y, np.ones(7)), "sample_weight"),
         (lambda X, y: (X, y, np.full(120, np.nan)), "NaN"),
         (lambda X, y: (X, y, np.zeros(120)), "sample_weight|sample weights|zero"),
+        (lambda X, y: (with_value(X, -1e39), y), "single precision, got -1e\\+39"),
+        (lambda X, y: (sparse.csr_array(with_value(X, 1e39)), y), "got 1e\\+39"),
+        (lambda X, y: (DataLoader(TensorDataset(torch.ones(3, 6))), y), "X=loader.d"),
     ],
 )
 def test_bad_data_is_refused_and_nothing_is_lost(blobs, change, message):
@@ -752,6 +836,10 @@ def test_prediction_checks_its_input(blobs):
             getattr(clf, method)(X)
     assert not hasattr(clf, "module_")
     clf.fit(X, y)
+    with pytest.raises(ValueError, match=r"\[3\] too. Drop rows of other classes"):
+        clf.compress(X, y + 1)
+    with pytest.raises(ValueError, match="single precision"):
+        clf.compress(with_value(X, 1e39), y)
     for method in ("predict", "predict_proba", "transform", "embed", "compress"):
         with pytest.raises(ValueError, match="6 features"):
             getattr(clf, method)(X[:, :5])

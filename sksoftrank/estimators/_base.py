@@ -32,6 +32,7 @@ from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._data import (
     FloatArray,
     Rows,
+    check_range,
     encode,
     make_dataset,
     merge_duplicates,
@@ -39,7 +40,6 @@ from sksoftrank.estimators._data import (
     split_validation,
 )
 from sksoftrank.estimators._inference import DTYPES, Inference
-from sksoftrank.estimators._recipe import RESERVED
 from sksoftrank.estimators._sources import is_arrow, is_stream, open_stream
 from sksoftrank.losses import as_schedule
 from sksoftrank.modules import MLP
@@ -116,6 +116,7 @@ class BaseSoftRankClassifier(Inference):
 
         Fits of the same `X` and `y` share the arrays made of them in `validated`.
         """
+        width_before = getattr(self, "n_features_in_", None)
         if is_stream(X):
             dataset: Rows | StreamDataset = self._open_training(X, y, sample_weight)
             valid_dataset = None
@@ -132,9 +133,15 @@ class BaseSoftRankClassifier(Inference):
                 valid_dataset = make_dataset(*rows, valid)
             dataset = make_dataset(*rows, train)
             self._check_batches(len(dataset))
+        if self._goes_on and self.n_features_in_ != width_before:
+            raise ValueError(
+                f"warm_start=True needs the {width_before} columns of the previous "
+                f"fit, got {self.n_features_in_}. Pass those, or set warm_start=False "
+                "to start anew."
+            )
         net = self._make_net(seeds, self.max_epochs, valid_dataset)
         self._initialize(net)
-        if self.warm_start and hasattr(self, "net_"):
+        if self._goes_on:
             self._load_weights(net)
         member = None
         if self._stacking_obstacle() is None and not isinstance(dataset, StreamDataset):
@@ -175,7 +182,7 @@ class BaseSoftRankClassifier(Inference):
                 "sample_weight must be None where X is a Dataset, got "
                 f"{type(sample_weight).__name__}. Use class_weight, or arrays."
             )
-        if self.early_stopping and classes is None:
+        if self.early_stopping:
             raise ValueError(
                 "early_stopping must be False where X is a Dataset, whose rows can't "
                 "be held out, got True. Set max_epochs, or use arrays."
@@ -196,7 +203,7 @@ class BaseSoftRankClassifier(Inference):
             if is_new and not counts:
                 self._take_names(X, target)
                 self._take_shape(rows.shape[1:])
-            self._check_chunk(rows)
+            check_range(self._check_chunk(rows))
             values, numbers = _count_labels(labels)
             for label, number in zip(values, numbers.tolist(), strict=True):
                 counts[label] = counts.get(label, 0) + number
@@ -254,14 +261,18 @@ class BaseSoftRankClassifier(Inference):
                 "y must hold at least two classes, got one class, "
                 f"{classes.tolist()[0]!r}. Add rows of another."
             )
-        warm = self.warm_start and hasattr(self, "net_")
-        if warm and not np.array_equal(classes, self.classes_):
+        if self._goes_on and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 "warm_start=True needs the classes of the previous fit, "
                 f"{self.classes_.tolist()}, got {classes.tolist()}. Set "
                 "warm_start=False to start anew."
             )
         self.classes_ = classes
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether `fit` starts from the weights of the previous fit."""
+        return bool(self.warm_start) and hasattr(self, "net_")
 
     def _complete(self, training: Training, *, compress: bool = True) -> None:
         """Set the fitted attributes once the network is trained."""
@@ -330,6 +341,11 @@ class BaseSoftRankClassifier(Inference):
                     "class_weight='balanced' can't be known from a part of the rows, "
                     "as partial_fit sees them. Pass a dictionary of weights."
                 )
+            if self.early_stopping:
+                raise ValueError(
+                    "early_stopping must be False in partial_fit, which trains one "
+                    "epoch a call, got True. Set it to False, or use fit."
+                )
             fitted = hasattr(self, "net_")
             _check_partial_fit_first_call(self, classes)
             if len(self.classes_) < 2:
@@ -387,17 +403,14 @@ class BaseSoftRankClassifier(Inference):
             X, y, accept_sparse="csr", dtype=DTYPES, order="C", reset=reset
         )
         check_classification_targets(y)
+        check_range(X)
         return X, y
 
     def _check_settings(self, n_rows: int) -> None:
         """Check what the parameters' own ranges don't say."""
         self._check_batches(n_rows)
-        reserved = RESERVED.intersection(self.net_params or {})
-        if reserved:
-            raise ValueError(
-                f"net_params must leave {sorted(reserved)} to the estimator, got "
-                f"{self.net_params!r}. Use the estimator's own parameters for these."
-            )
+        self._check_net_params()
+        self._check_class_weight()
         self._resolve_device()
 
     def _check_batches(self, n_rows: int) -> None:
@@ -415,7 +428,7 @@ class BaseSoftRankClassifier(Inference):
         codes: npt.NDArray[np.int64],
         sample_weight: npt.ArrayLike | None,
     ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
-        """Return rows, codes and weights with mean one, None where all are equal."""
+        """Return rows, codes and weights, None where all are equal."""
         if X.shape[0] > self.batch_size and sample_weight is self.class_weight is None:
             return X, codes, None
         weight = _check_sample_weight(
@@ -438,7 +451,7 @@ class BaseSoftRankClassifier(Inference):
             X, codes, weight = merge_duplicates(X, codes, weight)
         if (weight == weight[0]).all():
             return X, codes, None
-        return X, codes, weight / weight.mean()
+        return X, codes, weight
 
     def _all_weightless(self) -> ValueError:
         return ValueError(
@@ -593,7 +606,10 @@ class BaseSoftRankClassifier(Inference):
                 "whose embedding is held at once."
             )
         X = self._validate_rows(X)
-        codes = None if y is None else encode(np.asarray(y), self.classes_)
+        check_range(X)
+        codes = None
+        if y is not None:
+            codes = encode(np.asarray(y), self.classes_, "Drop rows of other classes.")
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(

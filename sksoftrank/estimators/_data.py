@@ -22,16 +22,34 @@ Rows = InMemoryDataset | Subset[Any]
 BASIS_ROWS = 4096
 
 
-def encode(y: Array, classes: Array) -> npt.NDArray[np.int64]:
+def encode(
+    y: Array,
+    classes: Array,
+    remedy: str = "Name all classes in the first call of partial_fit.",
+) -> npt.NDArray[np.int64]:
     """Return the codes of `y` among the sorted `classes`."""
     unknown = ~np.isin(y, classes)
     if unknown.any():
         raise ValueError(
             f"y must hold only the classes {classes.tolist()}, got "
-            f"{np.unique(y[unknown]).tolist()} too. Name all classes in the first call "
-            "of partial_fit."
+            f"{np.unique(y[unknown]).tolist()} too. {remedy}"
         )
     return np.searchsorted(classes, y).astype(np.int64, copy=False)
+
+
+def check_range(X: Any) -> None:
+    """Refuse numbers that training, in single precision, would take for infinite."""
+    values = X.data if sparse.issparse(X) else X
+    if values.dtype != np.float64 or not values.size:
+        return
+    most = float(np.finfo(np.float32).max)
+    for value in (values.max(), values.min()):
+        if abs(value) > most:
+            raise ValueError(
+                f"X must hold numbers between -{most:.2g} and {most:.2g}, as training "
+                f"is in single precision, got {value:.3g}. Scale its columns, e.g. "
+                "with StandardScaler."
+            )
 
 
 def merge_duplicates(
@@ -66,6 +84,12 @@ def split_validation(
     counts = np.bincount(codes)
     counts = counts[counts > 0]
     n_valid = int(np.ceil(fraction * len(codes)))
+    if not 0 < n_valid < len(codes):
+        raise ValueError(
+            f"validation_fraction={fraction} must leave rows both to train on and to "
+            f"validate on, got {n_valid} of {len(codes)} rows (different, and of "
+            "positive weight) to validate on. Change it, or set early_stopping=False."
+        )
     can_stratify = counts.min() >= 2 and len(counts) <= min(
         n_valid, len(codes) - n_valid
     )
@@ -94,7 +118,12 @@ def make_dataset(
     weight: FloatArray | None,
     rows: npt.NDArray[np.intp] | None = None,
 ) -> Rows:
-    """Return all rows as a dataset, or a part of them without a copy."""
+    """Return all rows as a dataset, or a part of them without a copy.
+
+    The weights have mean one over the rows of the dataset.
+    """
+    if weight is not None:
+        weight = weight / (weight if rows is None else weight[rows]).mean()
     dataset = InMemoryDataset(X, codes, weight)
     return dataset if rows is None else Subset(dataset, rows)  # type: ignore[arg-type]
 

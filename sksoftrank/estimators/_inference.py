@@ -21,6 +21,7 @@ from sklearn.utils import check_array, gen_batches
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._recipe import NetRecipe
@@ -55,6 +56,11 @@ class Inference(
 
     def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
         """Check rows, and labels where there are some, as scikit-learn does."""
+        if isinstance(X, DataLoader):
+            raise ValueError(
+                "X must be an array or a Dataset, got a DataLoader. Pass its dataset, "
+                "X=loader.dataset: the estimator makes batches of its own."
+            )
         return validate_data(self, X, y, **options)
 
     @property

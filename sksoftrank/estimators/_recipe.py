@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
@@ -33,6 +34,9 @@ RESERVED = {
     *("module", "temperature", "lr", "max_epochs", "batch_size", "callbacks"),
     *("train_split", "verbose", "device", "warm_start", "classes"),
     *("precision", "compile", "criterion__label_smoothing"),
+    *("criterion__temperature", "optimizer__lr", "optimizer__weight_decay"),
+    *("iterator_train__batch_size", "iterator_train__random_state"),
+    "iterator_train__min_batch_size",
 }
 
 
@@ -186,6 +190,43 @@ class NetRecipe(BaseEstimator, ABC):
         """Return why `train_stack` can't train the module; None if it can."""
         return f"{type(self).__name__}'s network is not a plain MLP"
 
+    def _check_net_params(self) -> None:
+        """Refuse what is given twice, or would be without effect."""
+        given = self.net_params or {}
+        reserved = {
+            name for name in given if name in RESERVED or name.startswith("module__")
+        }
+        if reserved:
+            raise ValueError(
+                f"net_params must leave {sorted(reserved)} to the estimator, got "
+                f"{self.net_params!r}. Use the estimator's own parameters for these."
+            )
+        optimizer = given.get("optimizer")
+        if optimizer is None:
+            return
+        signature = inspect.signature(type(self).__init__)
+        default = signature.parameters["optimizer"].default
+        if self.optimizer != default:
+            raise ValueError(
+                f"optimizer must stay {default!r} where net_params names one, got "
+                f"{self.optimizer!r} and {optimizer!r}. Remove one of them."
+            )
+        if self.weight_decay and not _takes_weight_decay(optimizer):
+            raise ValueError(
+                f"weight_decay must be 0 for the optimizer {optimizer!r} of net_params,"
+                f" which has none, got {self.weight_decay!r}. Set weight_decay=0."
+            )
+
+    def _check_class_weight(self) -> None:
+        if not isinstance(self.class_weight, dict):
+            return
+        for label, weight in self.class_weight.items():
+            if not (isinstance(weight, Real) and 0 <= weight < math.inf):
+                raise ValueError(
+                    "class_weight must hold non-negative, finite numbers, got "
+                    f"{weight!r} for {label!r}. Use 0 to leave a class out."
+                )
+
     def _resolve_device(self) -> torch.device:
         if self.device == "auto":
             if torch.cuda.is_available():
@@ -293,11 +334,12 @@ class NetRecipe(BaseEstimator, ABC):
             "optimizer": optimizer,
             **{f"optimizer__{name}": v for name, v in optimizer_params.items()},
             "optimizer__fused": True,
-            "optimizer__weight_decay": self.weight_decay,
         }
         given = self.net_params or {}
         if "optimizer" in given:  # Then these are not its parameters.
             net_params = {}
+        if _takes_weight_decay(given.get("optimizer", optimizer)):
+            net_params["optimizer__weight_decay"] = self.weight_decay
         if not self.verbose:  # It would format its table all the same.
             net_params["callbacks__print_log"] = None
         temperature = self._last_temperature() if incremental else self.temperature
@@ -330,3 +372,7 @@ class NetRecipe(BaseEstimator, ABC):
 
     def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
         return OPTIMIZERS[self.optimizer]
+
+
+def _takes_weight_decay(optimizer: Any) -> bool:
+    return "weight_decay" in inspect.signature(optimizer).parameters

@@ -62,9 +62,7 @@ class BestEpoch:
         # Less than the roundings of a mean over rows is no difference.
         threshold = max(self.threshold, _ROUNDING)
         is_higher = accuracy > self.accuracy + threshold
-        is_surer = (
-            accuracy > self.accuracy - _ROUNDING and loss < self.loss - threshold
-        )
+        is_surer = accuracy > self.accuracy - _ROUNDING and loss < self.loss - threshold
         self.misses = 0 if is_higher else self.misses + 1
         if not (is_higher or is_surer):
             return False
