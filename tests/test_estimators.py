@@ -71,10 +71,13 @@ def test_training_equals_a_loop_in_plain_torch(blobs, params):
     temperature = params.get("temperature", 1.0)
     schedule = temperature if callable(temperature) else lambda progress: temperature
     base = {"sgd": 0.05}.get(params.get("optimizer"), 1e-3)
-    decay = params.get("weight_decay", 0.0)
+    groups = [
+        {"params": tensors[::2], "weight_decay": params.get("weight_decay", 0.0)},
+        {"params": tensors[1::2], "weight_decay": 0.0},
+    ]
     optimizer = {
-        "adam": lambda: torch.optim.Adam(tensors, weight_decay=decay),
-        "adamw": lambda: torch.optim.AdamW(tensors, weight_decay=decay),
+        "adam": lambda: torch.optim.Adam(groups),
+        "adamw": lambda: torch.optim.AdamW(groups),
         "sgd": lambda: torch.optim.SGD(tensors, momentum=0.9, nesterov=True),
     }[params.get("optimizer", "adam")]()
     activation = {"tanh": torch.tanh}.get(params.get("activation"), torch.relu)
@@ -84,7 +87,8 @@ def test_training_equals_a_loop_in_plain_torch(blobs, params):
         rate = params.get("learning_rate", base * t**0.5)
         if params.get("lr_schedule") != "constant":
             rate *= (1 + np.cos(np.pi * epoch / 5)) / 2
-        optimizer.param_groups[0]["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         order = rng.permutation(len(x))
         for i in range(0, len(x), 32):
             rows = order[i : i + 32]

@@ -1,5 +1,6 @@
 import copy
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from sksoftrank import SoftRankNet
 from sksoftrank.losses import LinearTemperature, TemperatureCrossEntropyLoss
-from sksoftrank.modules import MLP
+from sksoftrank.modules import CNN, MLP, Transformer
 from sksoftrank.training import AccuracyStopping, InMemoryDataset
 
 
@@ -426,3 +427,61 @@ def test_accuracy_comes_before_loss():
     callback = AccuracyStopping(patience=2)
     assert run(callback, [(0.8, 0.1), (0.9, 5.0), (0.85, 0.01), (0.85, 0.0)]) == 4
     assert callback.best_epoch_ == 2
+
+
+# -- Weight decay ----------------------------------------------------------------------
+
+DECAYED = {
+    "mlp": (
+        partial(MLP, 4, 3, (8,), normalization="layer"),
+        {"body.0.weight", "output.weight"},
+    ),
+    "cnn": (
+        partial(CNN, (1, 4, 4), 3, (2,)),
+        {"stages.0.0.conv.weight", "stages.0.1.conv.weight", "output.weight"},
+    ),
+    "table": (
+        partial(Transformer, (4,), 3, cardinalities=(3,), d_model=8, depth=1),
+        {
+            *(f"blocks.0.attention.{name}.weight" for name in ("qkv", "projection")),
+            *("blocks.0.mlp.0.weight", "blocks.0.mlp.2.weight", "output.weight"),
+        },
+    ),
+    "image": (
+        partial(Transformer, (1, 4, 4), 3, d_model=8, depth=1),
+        {
+            *(f"blocks.0.attention.{name}.weight" for name in ("qkv", "projection")),
+            *("blocks.0.mlp.0.weight", "blocks.0.mlp.2.weight", "output.weight"),
+            "tokens.projection.weight",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECAYED)
+def test_weight_decay_falls_on_weight_matrices_alone(name):
+    make, expected = DECAYED[name]
+    net = SoftRankNet(make(), optimizer__weight_decay=0.1).initialize()
+    names = {id(p): name for name, p in net.module_.named_parameters()}
+    groups = net.optimizer_.param_groups
+    by_decay = {
+        group["weight_decay"]: {names[id(p)] for p in group["params"]}
+        for group in groups
+    }
+    assert by_decay == {0.1: expected, 0.0: set(names.values()) - expected}
+
+
+def test_groups_of_ones_own_keep_their_weight_decay():
+    net = SoftRankNet(
+        MLP(4, 3),
+        optimizer__weight_decay=0.1,
+        optimizer__param_groups=[("*.bias", {"weight_decay": 0.3})],
+    ).initialize()
+    decays = {
+        name: group["weight_decay"]
+        for group in net.optimizer_.param_groups
+        for name, p in net.module_.named_parameters()
+        if any(p is other for other in group["params"])
+    }
+    assert decays == {name: 0.3 if name.endswith(".bias") else 0.1 for name in decays}
+    assert len(decays) == 6

@@ -87,10 +87,14 @@ def reference(member, kind, params):
         random_state=copy.deepcopy(source.random_state),
         min_batch_size=source.min_batch_size,
     )
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim == 1]
     optimizer = kind(
-        module.parameters(),
+        [
+            {"params": matrices, "weight_decay": member.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
         lr=1.0,
-        weight_decay=member.weight_decay,
         fused=True,
         **params,
     )
@@ -100,7 +104,8 @@ def reference(member, kind, params):
         member.temperatures, member.learning_rates, strict=True
     ):
         module.train()
-        optimizer.param_groups[0]["lr"] = rate
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         criterion.temperature = temperature
         total = 0.0
         for x, target in batches:

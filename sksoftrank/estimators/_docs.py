@@ -24,7 +24,9 @@ learning_rate : "auto" or float, default="auto"
     "auto" is a base rate ({base_rate} for "adam" and "adamw", 0.05 for "sgd") times the
     square root of the temperature.
 weight_decay : float, default={weight_decay}
-    Non-negative. L2 penalty; decoupled from the gradient for "adamw".
+    Non-negative. L2 penalty on weight matrices; biases, scales, positions and the
+    vectors of columns and categories have none. Decoupled from the gradient for
+    "adamw".
 lr_schedule : {{"cosine", "warmup_cosine", "constant"}}, default="{lr_schedule}"
     Learning rate over the epochs: down half a cosine to zero, the same after a rise
     over the first tenth, or as it is.

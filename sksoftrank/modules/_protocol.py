@@ -43,6 +43,21 @@ class EmbedHeadModule(nn.Module, ABC):
         return self.head(self.embed(x))
 
 
+def parameters_without_decay(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that weight decay leaves alone.
+
+    These are vectors, such as biases and the scales of normalisations, and what a
+    module's method ``no_weight_decay()`` names, as in timm: positions, tokenizers.
+    """
+    found = [p for p in module.parameters() if p.ndim < 2]
+    for part in module.modules():
+        named = getattr(part, "no_weight_decay", None)
+        if callable(named):
+            own = dict(part.named_parameters())
+            found += [own[name] for name in named() if name in own]
+    return found
+
+
 def find_layer(module: EmbedHeadModule, name: str) -> nn.Module:
     """Return the submodule of that name, or say which there are."""
     layers = dict(module.network.named_modules())

@@ -41,6 +41,9 @@ class _Patches(nn.Module):
         self.positions = nn.Parameter(torch.empty(self.n_tokens, d_model))
         nn.init.normal_(self.positions, std=_EMBEDDING_STD, generator=generator)
 
+    def no_weight_decay(self) -> set[str]:
+        return {"positions"}
+
     def forward(self, x: Tensor) -> Tensor:
         p = self.patch_size
         patches = F.unfold(x.reshape(-1, *self.input_shape), p, stride=p)
@@ -75,6 +78,10 @@ class _Features(nn.Module):
         bound = 1.0 / math.sqrt(d_model)
         for parameter in (self.categories, self.slopes, self.columns):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def no_weight_decay(self) -> set[str]:
+        # As in the authors' code.
+        return {"categories", "slopes", "columns"}
 
     def forward(self, x: Tensor) -> Tensor:
         n = self.n_categorical

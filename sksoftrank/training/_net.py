@@ -30,6 +30,7 @@ from sksoftrank.losses import (
     as_schedule,
     temperature_softmax,
 )
+from sksoftrank.modules._protocol import parameters_without_decay
 from sksoftrank.training._batches import InMemoryDataset
 from sksoftrank.training._iterators import make_batches
 from sksoftrank.training._precision import PRECISIONS, autocast, matmul_precision
@@ -45,9 +46,11 @@ class SoftRankNet(NeuralNetClassifier):
     Everything of :class:`skorch.NeuralNetClassifier` holds: ``module__x``,
     ``optimizer__x``, callbacks, history, ``save_params``, grid searches. What differs:
     the module returns logits; `temperature` is a parameter, and `predict_proba` uses
-    the one that the net was trained at; arrays are batched in memory and shuffled; an
-    epoch runs without per-batch bookkeeping where no callback asks for it; a loss that
-    is not finite is an error; Ctrl-C keeps the last finished epoch.
+    the one that the net was trained at; weight decay is for weight matrices, not for
+    biases, scales, and what the module's ``no_weight_decay()`` names; arrays are
+    batched in memory and shuffled; an epoch runs without per-batch bookkeeping where no
+    callback asks for it; a loss that is not finite is an error; Ctrl-C keeps the last
+    finished epoch.
 
     Parameters
     ----------
@@ -217,6 +220,30 @@ class SoftRankNet(NeuralNetClassifier):
         if params["batch_size"] == -1:
             params["batch_size"] = len(dataset)
         return make_batches(dataset, device=self.device, **params)
+
+    def get_params_for_optimizer(
+        self, prefix: str, named_parameters: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the optimizer's arguments: decay is for weight matrices; see skorch.
+
+        A group of ``optimizer__param_groups`` with a decay of its own keeps it whole.
+        """
+        args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
+        if not kwargs.get("weight_decay"):
+            return args, kwargs
+        spared = {id(p) for p in parameters_without_decay(self.module_)}
+        groups = []
+        for group in args[0]:
+            if "weight_decay" in group:
+                groups.append(group)
+                continue
+            matrices = [p for p in group["params"] if id(p) not in spared]
+            others = [p for p in group["params"] if id(p) in spared]
+            if matrices:
+                groups.append({**group, "params": matrices})
+            if others:
+                groups.append({**group, "params": others, "weight_decay": 0.0})
+        return (groups, *args[1:]), kwargs
 
     # -- Loss and probabilities ----------------------------------------------------
 

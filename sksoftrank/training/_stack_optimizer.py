@@ -59,15 +59,33 @@ class FusedOptimizer:
         self._bind()
 
     def _bind(self) -> None:
+        rows = [self.stack.params, self.stack.grads, *self.states]
         split = self.stack.pieces if self.deterministic else lambda row: [row]
         self._lists = [
-            [split(matrix[k]) for matrix in (self.stack.params, self.stack.grads)]
-            + [split(state[k]) for state in self.states]
-            for k in range(len(self.stack.params))
+            [split(matrix[k]) for matrix in rows] for k in range(len(self.stack.params))
         ]
-        self._counters = [
-            [step] * len(self._lists[k][0])
-            for k, step in enumerate(self.steps.unbind())
+        # Weight decay is for matrices: of a network that has some, the other
+        # parameters take a call of their own.
+        self._by_shape: dict[int, list[tuple[list[list[Tensor]], bool]]] = {}
+        self._counters = self.steps.unbind()
+
+    def _groups(self, k: int, weight_decay: float) -> list[tuple[list[Any], float]]:
+        """Return a network's tensors, and the decay of each group of them."""
+        if weight_decay == 0.0:
+            return [(self._lists[k], 0.0)]
+        if k not in self._by_shape:
+            rows = [self.stack.params, self.stack.grads, *self.states]
+            pieces = [self.stack.pieces(matrix[k]) for matrix in rows]
+            self._by_shape[k] = [
+                (
+                    [[p for p in part if (p.ndim > 1) == decays] for part in pieces],
+                    decays,
+                )
+                for decays in (True, False)
+            ]
+        return [
+            (tensors, weight_decay if decays else 0.0)
+            for tensors, decays in self._by_shape[k]
         ]
 
     def select(self, rows: Sequence[int]) -> None:
@@ -84,7 +102,9 @@ class FusedOptimizer:
                     self._clip(k, settings.max_grad_norms[k])
         self.steps[first:last].add_(self._one)
         for k in range(first, last):
-            self._kernel(k, settings.learning_rates[k], settings.weight_decays[k])
+            for tensors, decay in self._groups(k, settings.weight_decays[k]):
+                counters = [self._counters[k]] * len(tensors[0])
+                self._kernel(tensors, counters, settings.learning_rates[k], decay)
 
     def _clip(self, k: int, max_norm: float) -> None:
         # Arithmetic of torch.nn.utils.clip_grad_norm_.
@@ -94,22 +114,34 @@ class FusedOptimizer:
         for grad in grads:
             grad.mul_(scale)
 
-    def _adam(self, k: int, learning_rate: float | Tensor, weight_decay: float) -> None:
-        params, grads, means, squares = self._lists[k]
+    def _adam(
+        self,
+        tensors: list[list[Tensor]],
+        counters: list[Tensor],
+        learning_rate: float | Tensor,
+        weight_decay: float,
+    ) -> None:
+        params, grads, means, squares = tensors
         self._fused(
             params,
             grads,
             means,
             squares,
             [],
-            self._counters[k],
+            counters,
             lr=learning_rate,
             weight_decay=weight_decay,
             **self._options,
         )
 
-    def _sgd(self, k: int, learning_rate: float | Tensor, weight_decay: float) -> None:
-        params, grads, *momenta = self._lists[k]
+    def _sgd(
+        self,
+        tensors: list[list[Tensor]],
+        counters: list[Tensor],
+        learning_rate: float | Tensor,
+        weight_decay: float,
+    ) -> None:
+        params, grads, *momenta = tensors
         self._fused(
             params,
             grads,
