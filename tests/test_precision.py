@@ -285,6 +285,34 @@ def test_tf32_is_switched_back_after_the_last_of_several_threads(setting):
     assert switches() == setting
 
 
+def test_trainings_of_different_precision_wait_for_each_other(setting):
+    first_is_in, second_waits = threading.Event(), threading.Event()
+    seen = []
+
+    def first():
+        with matmul_precision("tf32", "cuda"):
+            first_is_in.set()
+            assert second_waits.wait(10)
+            # One within another of the same thread has its own.
+            with matmul_precision("float32", "cuda"):
+                seen.append(list(map(is_short, switches())))
+            seen.append(list(map(is_short, switches())))
+
+    def second():
+        assert first_is_in.wait(10)
+        second_waits.set()
+        with matmul_precision("float32", "cuda"):
+            seen.append(list(map(is_short, switches())))
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [[False, False], [True, True], [False, False]]
+    assert switches() == setting
+
+
 class Watch(Callback):
     """Notes the switches during a training."""
 
@@ -426,7 +454,7 @@ def test_bars(blobs, capsys, params):
     assert err == ""
 
     clf = make(verbose=0, **params).fit(*blobs)
-    clf.partial_fit(*blobs)
+    clf.set_params(early_stopping=False).partial_fit(*blobs)
     assert capsys.readouterr() == ("", "")
 
 

@@ -181,7 +181,7 @@ def _log_softmax(scores: FloatArray) -> FloatArray:
 
 def _affine(head: Any, width: int) -> Head:
     """Return the weights (d, c) and offset (c,) of a torch module that is affine."""
-    points = torch.vstack([torch.zeros(1, width), torch.eye(width)]).double()
+    points = torch.from_numpy(np.eye(width + 1, width, -1))
     with torch.inference_mode():
         out = head(points).numpy()
     return out[1:] - out[0], out[0]

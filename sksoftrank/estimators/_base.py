@@ -43,6 +43,7 @@ from sksoftrank.estimators._inference import DTYPES, Inference
 from sksoftrank.estimators._sources import is_arrow, is_stream, open_stream
 from sksoftrank.losses import as_schedule
 from sksoftrank.modules import MLP
+from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.training import Member, SoftRankNet, StreamDataset, train_stack
 from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stopping import BestEpoch, interruption
@@ -389,7 +390,8 @@ class BaseSoftRankClassifier(Inference):
         """Leave the estimator as it was if fitting fails: nothing is lost."""
         before = dict(vars(self))
         try:
-            yield before
+            with torch_defaults():
+                yield before
         except BaseException:
             self.__dict__ = before
             if "net_" in before:  # It may have been training on.
@@ -546,8 +548,8 @@ class BaseSoftRankClassifier(Inference):
         # In single precision, like the training: half the time of double.
         Z = self._embed(X.astype(np.float32, copy=False))
         head = self._head()
-        with torch.inference_mode():
-            logits = head(torch.tensor(Z, dtype=torch.float64)).numpy()
+        with torch_defaults(), torch.inference_mode():
+            logits = head(torch.from_numpy(Z.astype(np.float64))).numpy()
             if codes is None:
                 codes = logits.argmax(axis=1)
             compressor = RankCompressor(n_components, tol=tol)
@@ -656,19 +658,20 @@ class BaseSoftRankClassifier(Inference):
             device = self._resolve_device()
         except ValueError:  # Trained on a device that this machine hasn't got.
             device = torch.device("cpu")
-        self.net_ = SoftRankNet(
-            module,
-            **{f"module__{name}": value for name, value in module_params.items()},
-            temperature=self.temperature_,
-            classes=np.arange(len(self.classes_)),
-            callbacks="disable",
-            train_split=None,
-            verbose=0,
-            device=str(device),
-        ).initialize()
-        self.module_.load_state_dict(
-            {name: torch.tensor(array) for name, array in weights.items()}
-        )
+        with torch_defaults():
+            self.net_ = SoftRankNet(
+                module,
+                **{f"module__{name}": value for name, value in module_params.items()},
+                temperature=self.temperature_,
+                classes=np.arange(len(self.classes_)),
+                callbacks="disable",
+                train_split=None,
+                verbose=0,
+                device=str(device),
+            ).initialize()
+            self.module_.load_state_dict(
+                {name: torch.tensor(array) for name, array in weights.items()}
+            )
         self.module_.eval()
 
 

@@ -32,6 +32,7 @@ from sksoftrank.estimators._sources import (
     open_stream,
 )
 from sksoftrank.modules import EmbedHeadModule
+from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.modules._protocol import find_layer, layer_output
 from sksoftrank.training import SoftRankNet
 from sksoftrank.training._batches import as_tensor
@@ -152,9 +153,10 @@ class Inference(
                     double = copy.deepcopy(single).double()
                 module = double
             # Not around the whole: the caller works between two chunks.
-            with torch.inference_mode():
+            with torch_defaults(), torch.inference_mode():
                 x = as_tensor(chunk, double=is_double).to(device)
-                yield compute(module, x).cpu()
+                part = compute(module, x).cpu()
+            yield part
 
     def _infer(
         self,
@@ -409,9 +411,10 @@ class Inference(
         return (part.numpy() for part in self._infer_chunks(rows, project))
 
     def _projection(self) -> Callable[[EmbedHeadModule, Tensor], Tensor]:
-        # Copies into torch's memory, whose alignment the last digits depend on.
-        basis = torch.tensor(self.compressor_.components_).T
-        offset = -torch.tensor(self.compressor_.mean_) @ basis
+        with torch_defaults():
+            # Copies into torch's memory, whose alignment the last digits depend on.
+            basis = torch.tensor(self.compressor_.components_).T
+            offset = -torch.tensor(self.compressor_.mean_) @ basis
 
         def project(module: EmbedHeadModule, x: Tensor) -> Tensor:
             z = module.embed(x)

@@ -13,7 +13,7 @@ from sksoftrank.estimators._docs import document_shared
 from sksoftrank.estimators._shapes import ShapedInputClassifier
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import AdaptedModule, EmbedHeadModule
-from sksoftrank.modules._layers import global_seed
+from sksoftrank.modules._layers import borrowed_globals
 from sksoftrank.training import SoftRankNet
 
 
@@ -167,5 +167,5 @@ class SoftRankClassifier(ShapedInputClassifier):
         # A module's own layers, dropout say, draw from torch's global generator; anew
         # in each call of partial_fit.
         seed = training.seed + len(training.net.history)
-        with global_seed(seed, torch.device(training.net.device)):
+        with borrowed_globals(seed, torch.device(training.net.device)):
             super()._train(training)

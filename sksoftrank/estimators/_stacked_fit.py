@@ -10,6 +10,7 @@ from typing import Any
 from skorch.callbacks import Callback
 
 from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
+from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.training import Member, SoftRankNet, StopFlag, train_stack
 from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stacked import stack_key
@@ -40,6 +41,7 @@ def fits_by_parts(estimator: Any) -> bool:
     )
 
 
+@torch_defaults()
 def fit_stacked(
     fits: Sequence[Fit], *, compress: bool = True, stop: StopFlag | None = None
 ) -> None:

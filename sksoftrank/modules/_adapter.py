@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from sksoftrank.modules._layers import global_seed, make_generator
+from sksoftrank.modules._layers import DTYPE, borrowed_globals, make_generator
 from sksoftrank.modules._protocol import EmbedHeadModule
 
 # Names by which a network's maker may ask for what only the data can tell.
@@ -75,7 +75,9 @@ class AdaptedModule(EmbedHeadModule):
         self.runs_in_double = True
         # A module's initialisation draws from torch's global generator; that of lazy
         # layers once they run.
-        seeding = nullcontext() if random_state is None else global_seed(random_state)
+        seeding = (
+            nullcontext() if random_state is None else borrowed_globals(random_state)
+        )
         with seeding:
             self.module = self._make(module, module_params, n_classes, random_state)
             self.embedding_width = self._examine(n_classes)
@@ -131,7 +133,7 @@ class AdaptedModule(EmbedHeadModule):
         was_training = self.module.training
         self.module.eval()
         # In [0, 1), like pixels; and zeros to who takes them for codes.
-        x = torch.rand(2, *self.input_shape, generator=make_generator(0))
+        x = torch.rand(2, *self.input_shape, generator=make_generator(0), dtype=DTYPE)
         x = x.to(parameter.device)
         try:
             with torch.no_grad():

@@ -12,6 +12,7 @@ from torch.nn.utils import skip_init
 
 from sksoftrank.modules._layers import (
     ACTIVATIONS,
+    DTYPE,
     Augmentation,
     Dropout,
     init_weight,
@@ -49,18 +50,21 @@ class _ConvBlock(nn.Module):
         conv: type[nn.Module] = nn.Conv2d if n_dims == 2 else nn.Conv1d
         # A bias would be taken out again by the normalisation.
         bias = normalization is None
-        self.conv = skip_init(conv, width_in, width_out, 3, padding=1, bias=bias)
+        self.conv = skip_init(
+            conv, width_in, width_out, 3, padding=1, bias=bias, dtype=DTYPE
+        )
         init_weight(self.conv.weight, activation, generator)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
         self.norm: nn.Module = nn.Identity()
         if normalization == "batch":
-            self.norm = (nn.BatchNorm2d if n_dims == 2 else nn.BatchNorm1d)(width_out)
+            batch_norm = nn.BatchNorm2d if n_dims == 2 else nn.BatchNorm1d
+            self.norm = batch_norm(width_out, dtype=DTYPE)
         elif normalization == "group":
             n_groups = max(width_out // _GROUP_CHANNELS, 1)
             while width_out % n_groups:
                 n_groups -= 1
-            self.norm = _GroupNorm(n_groups, width_out)
+            self.norm = _GroupNorm(n_groups, width_out, dtype=DTYPE)
         self.activation = ACTIVATIONS[activation]()
         self.residual = residual
 
@@ -152,7 +156,7 @@ class CNN(EmbedHeadModule):
         if dropout > 0.0:
             self.dropout = Dropout(dropout, seeds[1])
         self.embedding_width = channels[-1]
-        self.output = skip_init(nn.Linear, channels[-1], n_classes)
+        self.output = skip_init(nn.Linear, channels[-1], n_classes, dtype=DTYPE)
         init_weight(self.output.weight, "identity", generator)
         nn.init.zeros_(self.output.bias)
         self.is_image = n_dims == 2

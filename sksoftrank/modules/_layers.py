@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import Any
 
@@ -23,6 +23,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 _GAIN = {"identity": "linear", "relu": "relu", "gelu": "relu", "silu": "relu"}
 AUGMENTATIONS = ("flip", "shift", "cutout")
 _CPU = torch.device("cpu")
+# Of all parameters: torch's default is the user's to change.
+DTYPE = torch.float32
 # The global generators are one for all threads: who borrows them makes others wait.
 _borrowing = RLock()
 
@@ -35,19 +37,42 @@ def make_generator(random_state: int | None) -> torch.Generator | None:
 
 
 @contextmanager
-def global_seed(seed: int, device: torch.device = _CPU) -> Iterator[None]:
+def torch_defaults() -> Iterator[None]:
+    """Run as if the caller had changed none of the settings that torch has by thread.
+
+    These are no_grad and inference_mode, autocast, and the default device.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device() != _CPU:
+            stack.enter_context(_CPU)
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
+def borrowed_globals(seed: int, device: torch.device = _CPU) -> Iterator[None]:
     """Seed torch's global generators of the CPU and of `device`, then put them back.
 
-    For networks of other people, whose layers draw from nothing else.
+    The default dtype as well. For networks of other people, whose layers ask for
+    nothing else.
     """
     on_cuda = device.type == "cuda"
     with _borrowing, torch.random.fork_rng([device] if on_cuda else []):
+        dtype = torch.get_default_dtype()
         # torch.manual_seed would seed every device there is, for good.
         torch.default_generator.manual_seed(seed)
         if on_cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        yield
+        torch.set_default_dtype(DTYPE)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def check_augmentation(kinds: Sequence[str]) -> tuple[str, ...]:

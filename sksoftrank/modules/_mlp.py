@@ -10,6 +10,7 @@ from torch.nn.utils import skip_init
 
 from sksoftrank.modules._layers import (
     ACTIVATIONS,
+    DTYPE,
     Dropout,
     init_weight,
     make_generator,
@@ -74,16 +75,16 @@ class MLP(EmbedHeadModule):
         width = n_features
         for index, size in enumerate(hidden_layer_sizes):
             # skip_init: torch's own initialisation draws from the global generator.
-            layers.append(skip_init(nn.Linear, width, size))
+            layers.append(skip_init(nn.Linear, width, size, dtype=DTYPE))
             if normalization is not None:
-                layers.append(NORMALIZATIONS[normalization](size))
+                layers.append(NORMALIZATIONS[normalization](size, dtype=DTYPE))
             layers.append(ACTIVATIONS[activation]())
             if dropout > 0.0:
                 seed = None if random_state is None else random_state + index + 1
                 layers.append(Dropout(dropout, seed))
             width = size
         self.body = nn.Sequential(*layers)
-        self.output = skip_init(nn.Linear, width, n_classes)
+        self.output = skip_init(nn.Linear, width, n_classes, dtype=DTYPE)
         self.embedding_width = width
 
         generator = make_generator(random_state)

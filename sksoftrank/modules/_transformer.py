@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from sksoftrank.modules._layers import (
+    DTYPE,
     Augmentation,
     Dropout,
     init_weight,
@@ -38,7 +39,7 @@ class _Patches(nn.Module):
         self.patch_size = patch_size
         self.n_tokens = (h // patch_size) * (w // patch_size)
         self.projection = _linear(c * patch_size**2, d_model, "identity", generator)
-        self.positions = nn.Parameter(torch.empty(self.n_tokens, d_model))
+        self.positions = nn.Parameter(torch.empty(self.n_tokens, d_model, dtype=DTYPE))
         nn.init.normal_(self.positions, std=_EMBEDDING_STD, generator=generator)
 
     def no_weight_decay(self) -> set[str]:
@@ -70,11 +71,13 @@ class _Features(nn.Module):
         self.n_categorical = len(cardinalities)
         offsets = torch.tensor([0, *cardinalities]).cumsum(0)
         self.register_buffer("offsets", offsets[:-1], persistent=False)
-        self.categories = nn.Parameter(torch.empty(int(offsets[-1]), d_model))
-        self.slopes = nn.Parameter(
-            torch.empty(n_features - self.n_categorical, d_model)
-        )
-        self.columns = nn.Parameter(torch.empty(n_features, d_model))
+
+        def make(n: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(n, d_model, dtype=DTYPE))
+
+        self.categories = make(int(offsets[-1]))
+        self.slopes = make(n_features - self.n_categorical)
+        self.columns = make(n_features)
         bound = 1.0 / math.sqrt(d_model)
         for parameter in (self.categories, self.slopes, self.columns):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
@@ -141,9 +144,9 @@ class _Block(nn.Module):
     ) -> None:
         super().__init__()
         width = max(int(mlp_ratio * d_model), 1)
-        self.norm_attention = nn.LayerNorm(d_model)
+        self.norm_attention = nn.LayerNorm(d_model, dtype=DTYPE)
         self.attention = _Attention(d_model, n_heads, attention_temperature, generator)
-        self.norm_mlp = nn.LayerNorm(d_model)
+        self.norm_mlp = nn.LayerNorm(d_model, dtype=DTYPE)
         self.mlp = nn.Sequential(
             _linear(d_model, width, "gelu", generator),
             nn.GELU(),
@@ -251,7 +254,7 @@ class Transformer(EmbedHeadModule):
             for index in range(depth)
         )
         self.embedding_width = d_model
-        self.norm = nn.LayerNorm(d_model)
+        self.norm = nn.LayerNorm(d_model, dtype=DTYPE)
         self.output = _linear(d_model, n_classes, "identity", generator)
 
     def _tokenize(self, x: Tensor) -> Tensor:
@@ -282,7 +285,7 @@ class Transformer(EmbedHeadModule):
 def _linear(
     width_in: int, width_out: int, activation: str, generator: torch.Generator | None
 ) -> nn.Linear:
-    layer = skip_init(nn.Linear, width_in, width_out)
+    layer = skip_init(nn.Linear, width_in, width_out, dtype=DTYPE)
     init_weight(layer.weight, activation, generator)
     nn.init.zeros_(layer.bias)
     return layer

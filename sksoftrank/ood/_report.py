@@ -253,8 +253,8 @@ def _shift_rows(shift: Any, severity: int, X: Any, seed: int) -> Any:
     own = copy.deepcopy(shift).set_params(severity=severity)
     if own.get_params().get("random_state", seed) is None:
         own.set_params(random_state=seed)
-    if hasattr(X, "iloc"):  # The estimator may know the columns by name.
-        own.set_output(transform="pandas")
+    # The estimator may know the columns by name.
+    own.set_output(transform="pandas" if hasattr(X, "iloc") else "default")
     try:
         # Its scale may be that of other rows, such as the training rows.
         check_is_fitted(own)

@@ -299,6 +299,9 @@ def _shifted(
     shifted = {}
     for d, shift in enumerate(shifts):
         transformer = clone(shift)
+        if hasattr(transformer, "set_output"):
+            # Rows as they came, whatever output is set for all transformers.
+            transformer.set_output(transform="default")
         if transformer.get_params().get("random_state", 0) is None:
             # The same for every candidate, and in every process.
             transformer.set_params(random_state=(seed + 7919 * d) % 2**32)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from threading import Lock
+from threading import Condition, get_ident
 from typing import Any
 
 import torch
 
 PRECISIONS = ("float32", "bf16", "tf32")
 
-# Trainings may run in several threads; the first to come finds what the last restores.
-_lock = Lock()
-_n_trainings = 0
+# Trainings under way in several threads, as pairs of the thread and whether it has
+# short products. The first to come finds what the last restores.
+_trainings: list[tuple[int, bool]] = []
+_ended = Condition()
 _before: list[tuple[Any, str, Any]] = []
 
 
@@ -24,26 +25,38 @@ def matmul_precision(
     """Let CUDA shorten the factors of products to 10 bits for "tf32", else forbid it.
 
     torch's own default shortens those of convolutions. Other devices have no such
-    choice.
+    choice. The switches are one for all threads: a training waits for those of other
+    threads that have them set otherwise.
     """
-    global _n_trainings
     if device_type(device) != "cuda":
         yield
         return
-    with _lock:
-        if _n_trainings == 0:
+    own = (get_ident(), precision == "tf32")
+
+    def is_free() -> bool:
+        return all(own[0] == ident or own[1] == short for ident, short in _trainings)
+
+    with _ended:
+        _ended.wait_for(is_free)
+        if not _trainings:
             _before[:] = _read_switches()
-        _n_trainings += 1
-        for owner, name, _ in _before:
-            setattr(owner, name, _switch_value(name, precision == "tf32"))
+        _trainings.append(own)
+        _set_switches()
     try:
         yield
     finally:
-        with _lock:
-            _n_trainings -= 1
-            if _n_trainings == 0:
-                for owner, name, value in _before:
-                    setattr(owner, name, value)
+        with _ended:
+            _trainings.remove(own)
+            _set_switches()
+            _ended.notify_all()
+
+
+def _set_switches() -> None:
+    """Set the switches for the training that came last; without one, as they were."""
+    for owner, name, value in _before:
+        if _trainings:
+            value = _switch_value(name, _trainings[-1][1])
+        setattr(owner, name, value)
 
 
 def _read_switches() -> list[tuple[Any, str, Any]]:

@@ -94,7 +94,7 @@ class Stack:
         n_parameters = len(list(module.parameters()))
         self._width = [*self.offsets, end][n_parameters]
         self.device = module.output.weight.device
-        self.state = torch.zeros(len(self.modules), end, device=self.device)
+        self.state = module.output.weight.new_zeros(len(self.modules), end)
         for row, module in zip(self.state, self.modules, strict=True):
             for view, tensor in zip(self.pieces(row), _tensors(module), strict=True):
                 view.copy_(tensor)

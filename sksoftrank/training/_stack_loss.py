@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sksoftrank.modules._layers import DTYPE
+
 if TYPE_CHECKING:
     from sksoftrank.training._stacked import Member
 
@@ -33,21 +35,21 @@ class EpochSettings:
         n_classes: int,
         fixed: bool,
     ) -> None:
-        def column(values: list[Any]) -> Tensor:
-            return torch.tensor(values, device=device).view(-1, 1, 1)
+        def column(values: list[Any], dtype: torch.dtype = DTYPE) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
         self.members = members
         self.weight_decays = [m.weight_decay for m in members]
         self._rates: Tensor | None = None
         self.learning_rates: Sequence[float | Tensor] = []
         if fixed:
-            self._rates = torch.zeros(len(members), device=device)
+            self._rates = torch.zeros(len(members), dtype=DTYPE, device=device)
             self.learning_rates = self._rates.unbind()
         # Dividing by one changes nothing, but takes time.
         tempered = any(t != 1.0 for m in members for t in m.temperatures)
         self.temperature = column([1.0] * len(members)) if tempered else None
         weighted = [m.batches.is_weighted for m in members]
-        self.is_weighted = column(weighted) if any(weighted) else None
+        self.is_weighted = column(weighted, torch.bool) if any(weighted) else None
         # Share of the loss that is the target's, and of each class's.
         smoothing = [m.label_smoothing for m in members]
         self.keep = column([1.0 - eps for eps in smoothing])
@@ -65,10 +67,12 @@ class EpochSettings:
         if self._rates is None:
             self.learning_rates = rates
         else:
-            self._rates.copy_(torch.tensor(rates))
+            self._rates.copy_(torch.tensor(rates, dtype=DTYPE))
         if self.temperature is not None:
             temperatures = [m.temperatures[epoch - 1] for m in self.members]
-            self.temperature.copy_(torch.tensor(temperatures).view(-1, 1, 1))
+            self.temperature.copy_(
+                torch.tensor(temperatures, dtype=DTYPE).view(-1, 1, 1)
+            )
 
 
 class BlockLoss:
@@ -100,7 +104,7 @@ class BlockLoss:
         # A last batch may be larger: what would be too small a batch joins it.
         largest = max(map(max, sizes))
         n_at = torch.tensor(self.sizes, device=like.device)[..., None, None]
-        self.n = n_at.clamp_min(1).float()
+        self.n = n_at.clamp_min(1).to(DTYPE)
         self.is_padding = torch.arange(largest, device=like.device)[:, None] >= n_at
         self.is_full = all(size == largest for own in self.sizes for size in own)
         n_rows = (n_steps - 1) * self.batch_size + largest

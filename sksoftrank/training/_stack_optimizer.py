@@ -54,8 +54,8 @@ class FusedOptimizer:
             )
         self.states = [torch.zeros_like(stack.params) for _ in range(n_states)]
         # Steps are counted apart: members run out of rows at different steps.
-        self.steps = torch.zeros(len(stack.params), device=stack.device)
-        self._one = torch.ones((), device=stack.device)  # A number would be copied.
+        self.steps = stack.params.new_zeros(len(stack.params))
+        self._one = stack.params.new_ones(())  # A number would be copied.
         self._bind()
 
     def _bind(self) -> None:
