@@ -29,6 +29,9 @@ from sksoftrank.detectors._methods import METHODS
 from sksoftrank.detectors._rows import Codes, FloatArray, Rows
 from sksoftrank.ood import threshold_at_tpr
 
+# Scores closer than so many units in the last place are the same but for rounding.
+_TIE = 1e3
+
 
 class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     """Tell rows that are out of distribution by what a classifier makes of them.
@@ -130,11 +133,15 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     out directions in which no row of `fit` deviates; "residual" and "vim" look there.
     "neco" standardises and multiplies by the logit, as the authors' code does.
 
-    Without `y` the classifier's predictions stand for the labels. The threshold is for
-    new rows. Those that a covariance, a principal space or a neighbourhood came from
-    lie closer to it: for "knn" each is scored by the others, and for the Mahalanobis
-    distances, "residual" and "vim" each fifth of the rows by the other four. Fewer of
-    the rows in `fit` than `contamination` then fall below if given again.
+    Without `y` the classifier's predictions stand for the labels.
+
+    The threshold lies halfway between the lowest score that it accepts of the rows in
+    `fit` and the highest that it rejects; scores that only rounding keeps from being
+    equal are accepted together. It is for new rows. Those that a covariance, a
+    principal space or a neighbourhood came from lie closer to it: for "knn" each is
+    scored by the others, and for the Mahalanobis distances, "residual" and "vim" each
+    fifth of the rows by the other four. Fewer of the rows in `fit` than `contamination`
+    then fall below if given again.
 
     References
     ----------
@@ -227,7 +234,7 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         method.fit(rows, codes, self)
         scores = method.score_as_new(rows, codes, self)
         self.estimator_ = classifier
-        self.offset_ = threshold_at_tpr(scores, 1.0 - self.contamination)
+        self.offset_ = _offset(scores, 1.0 - self.contamination, rows.eps)
         self._method, self._head = method, rows.known_head
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(classifier, name):
@@ -340,3 +347,21 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def _offset(scores: FloatArray, share: float, eps: float) -> float:
+    """Return a threshold that accepts at least `share`, clear of every score.
+
+    On a score it would leave that row to the last bit, which differs between a row
+    alone and among others, and between machines.
+    """
+    lowest = threshold_at_tpr(scores, share)
+    margin = _TIE * eps * abs(lowest)
+    is_accepted = scores >= lowest - margin
+    lowest = float(scores[is_accepted].min())
+    if is_accepted.all():
+        return max(lowest - margin, -float(np.finfo(np.float64).max))
+    highest = float(scores[~is_accepted].max())
+    # Halves first: the sum may be out of range. Between neighbours there is no number.
+    middle = highest / 2 + lowest / 2
+    return middle if middle > highest else lowest

@@ -32,6 +32,8 @@ class Rows:
         self.last, self.X = _unwrap(classifier, X)
         self.method = method
         self.known_head = head
+        # Of the least precise numbers that the classifier gave.
+        self.eps = float(np.finfo(np.float64).eps)
 
     @cached_property
     def features(self) -> FloatArray:
@@ -49,14 +51,16 @@ class Rows:
                 "linear. Use a method that needs none, such as 'energy' or 'msp', or a "
                 "classifier that has one."
             )
-        dtype = getattr(Z, "dtype", None)
-        self.eps = float(
-            np.finfo(np.float32 if dtype == np.float32 else np.float64).eps
+        return self._read(Z, "the classifier's features")
+
+    def _read(self, values: Any, name: str, **params: Any) -> FloatArray:
+        dtype = np.asarray(values).dtype
+        if dtype.kind == "f":
+            self.eps = max(self.eps, float(np.finfo(dtype).eps))
+        checked: FloatArray = check_array(
+            values, dtype=np.float64, input_name=name, **params
         )
-        features: FloatArray = check_array(
-            Z, dtype=np.float64, input_name="the classifier's features"
-        )
-        return features
+        return checked
 
     def take(self, index: Codes) -> Rows:
         """Return some of the rows, as far as they are computed."""
@@ -69,17 +73,17 @@ class Rows:
     @property
     def rounding(self) -> float:
         """Deviation below which a direction of the features is rounding."""
-        return self.eps * float(np.sqrt(np.mean(np.sum(self.features**2, axis=1))))
+        length = float(np.sqrt(np.mean(np.sum(self.features**2, axis=1))))
+        return self.eps * length
 
     @cached_property
     def scores(self) -> FloatArray:
         """What the decision function says, as one column a class (n, c)."""
         n_classes = len(self.last.classes_)
-        scores: FloatArray = check_array(
+        scores = self._read(
             self.last.decision_function(self.X),
+            "the classifier's decision_function",
             ensure_2d=False,
-            dtype=np.float64,
-            input_name="the classifier's decision_function",
         )
         if scores.ndim == 1:
             # The softmax of the halves is the logistic function of the difference, and
@@ -116,7 +120,9 @@ class Rows:
             return _log_softmax(self.logits / self.last.temperature_)
         if hasattr(self.last, "decision_function"):
             return _log_softmax(self.scores)
-        proba = np.asarray(self.last.predict_proba(self.X), dtype=np.float64)
+        proba = self._read(
+            self.last.predict_proba(self.X), "the classifier's predict_proba"
+        )
         return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
 
     @property
