@@ -485,3 +485,22 @@ def test_groups_of_ones_own_keep_their_weight_decay():
     }
     assert decays == {name: 0.3 if name.endswith(".bias") else 0.1 for name in decays}
     assert len(decays) == 6
+
+
+# -- Types of rows and labels ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_tensors", [False, True], ids=["arrays", "tensors"])
+@pytest.mark.parametrize("kind", ["uint8", "float16", "float64"])
+def test_rows_and_labels_of_any_numeric_type(in_tensors, kind):
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 4, (60, 6)), rng.integers(0, 3, 60)
+    expected = make_net().fit(X.astype(np.float32), y)
+    rows, labels = X.astype(kind), y.astype(np.uint8)
+    if in_tensors:
+        rows, labels = torch.tensor(rows), torch.tensor(labels)
+    net = make_net().fit(rows, labels)
+    np.testing.assert_array_equal(weights(net), weights(expected))
+    np.testing.assert_array_equal(
+        net.predict_proba(rows), expected.predict_proba(X.astype(np.float32))
+    )

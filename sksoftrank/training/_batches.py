@@ -83,10 +83,28 @@ def as_tensor(X: npt.NDArray[Any], *, double: bool = False) -> Tensor:
     Without a copy where it can be: torch takes neither read-only memory nor negative
     strides.
     """
-    if X.dtype == np.uint8 or (X.dtype == np.float64 and not double):
-        X = X.astype(np.float32)
+    if _is_number(X.dtype) and not (double and X.dtype == np.float64):
+        X = X.astype(np.float32, copy=False)
     X = np.ascontiguousarray(X)
     return torch.from_numpy(X if X.flags.writeable else X.copy())
+
+
+def _is_number(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype == np.uint8
+
+
+def as_single(tensor: Tensor) -> Tensor:
+    """Return numbers, bytes included, in single precision; codes as they are."""
+    is_number = tensor.is_floating_point() or tensor.dtype == torch.uint8
+    return tensor.float() if is_number else tensor
+
+
+def _as_codes(y: Any) -> Any:
+    """Return labels in the type that torch's loss takes, if they are integers."""
+    if isinstance(y, Tensor):
+        is_real = y.is_floating_point() or y.is_complex()
+        return y if is_real else y.long()
+    return y.astype(np.int64, copy=False) if y.dtype.kind in "biu" else y
 
 
 class InMemoryBatches:
@@ -147,7 +165,7 @@ class InMemoryBatches:
         self._stays = self.device.type != "cpu" and not sparse.issparse(X)
         self._is_loaded = False
         # A placeholder where there is no target: skorch unpacks pairs.
-        self._y = np.zeros(len(dataset), np.int64) if y is None else y
+        self._y = np.zeros(len(dataset), np.int64) if y is None else _as_codes(y)
         self._weight: Any = None
         if weight is not None:
             self._weight = np.asarray(weight, np.float32)
@@ -179,8 +197,7 @@ class InMemoryBatches:
             key = id(source), str(self.device)
             if key not in loaded:
                 tensor = source if isinstance(source, Tensor) else as_tensor(source)
-                if tensor.dtype == torch.float64:
-                    tensor = tensor.float()
+                tensor = as_single(tensor)
                 # The source besides, lest its id becomes another's.
                 loaded[key] = source, tensor.to(self.device)
             return loaded[key][1]
@@ -254,9 +271,7 @@ class InMemoryBatches:
             tensor = torch.index_select(values, 0, index.to(values.device))
         else:  # Several times as fast as an index in brackets.
             tensor = as_tensor(np.asarray(values).take(rows, axis=0))
-        if tensor.dtype == torch.float64:
-            tensor = tensor.float()
-        return tensor.to(self.device)
+        return as_single(tensor).to(self.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Target]]:
         order = self.order()

@@ -8,7 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from sksoftrank.training._batches import InMemoryBatches, InMemoryDataset
+from sksoftrank.training._batches import (
+    InMemoryBatches,
+    InMemoryDataset,
+    as_single,
+)
 from sksoftrank.training._stream import StreamBatches, StreamDataset
 
 
@@ -108,8 +112,7 @@ def collate_numbers(pairs: list[Any]) -> Any:
 
 def _shorten(batch: Any) -> Any:
     if isinstance(batch, torch.Tensor):
-        is_number = batch.dtype in (torch.float64, torch.uint8)
-        return batch.float() if is_number else batch
+        return as_single(batch)
     if isinstance(batch, dict):
         return {name: _shorten(part) for name, part in batch.items()}
     return [_shorten(part) for part in batch] if isinstance(batch, list) else batch
