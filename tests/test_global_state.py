@@ -8,7 +8,8 @@ import pytest
 import sklearn
 import torch
 from sklearn.datasets import load_iris
-from sklearn.preprocessing import scale
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
 from torch import nn
 
 from sksoftrank import (
@@ -66,6 +67,24 @@ ESTIMATORS = {
         cv=2,
         random_state=0,
         error_score="raise",
+    ),
+    "pipelines": lambda: StackedGridSearchCV(
+        make_pipeline(StandardScaler(), mlp()),
+        {"softrankmlpclassifier__temperature": [1.0, 3.0]},
+        cv=2,
+        error_score="raise",
+    ),
+    "search in pipelines": lambda: OODSearchCV(
+        make_pipeline(StandardScaler(), mlp()),
+        {"softrankmlpclassifier__temperature": [1.0, 3.0]},
+        shifts=[GainDrift(3, random_state=0)],
+        n_trials=5,
+        cv=2,
+        random_state=0,
+        error_score="raise",
+    ),
+    "detector of a pipeline": lambda: OODDetector(
+        make_pipeline(StandardScaler(), mlp())
     ),
     "detector": lambda: OODDetector(mlp(), method="vim"),
 }
