@@ -15,7 +15,9 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from sksoftrank.datasets import load_digits_shift, load_table, synthetic_shifts
+from sksoftrank._features import fit_encoder, order_domains, sort_features
+from sksoftrank._tables import read_table, shorten, stem
+from sksoftrank.datasets import load_digits_shift, synthetic_shifts
 from sksoftrank.displays import TemperatureSweepDisplay
 from sksoftrank.estimators import SoftRankMLPClassifier
 from sksoftrank.inspection import (
@@ -35,6 +37,8 @@ TOLERANCE = 0.005
 MIN_ROWS = 8
 
 Rows = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+# Of rows in a table.
+Places = npt.NDArray[np.intp]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,14 +113,22 @@ def _parser() -> argparse.ArgumentParser:
         "does to accuracy, rank, size and accuracy under shift.",
     )
     parser.add_argument(
-        "data", nargs="?", help="CSV or Parquet table (default: scikit-learn's digits)"
+        "data",
+        nargs="?",
+        help="CSV, TSV or Parquet table (default: scikit-learn's digits)",
     )
     parser.add_argument("--target", metavar="COL", help="column of the labels")
     parser.add_argument(
         "--domain",
         metavar="COL",
-        help="column that tells where or when a row comes from: the first value, in "
-        "sorted order, is trained on, the others are the shift",
+        help="column that tells where or when a row comes from: one of its values is "
+        "trained on, the others are the shift",
+    )
+    parser.add_argument(
+        "--source",
+        metavar="VALUE",
+        help="value of the domain that is trained on (default: the first, in the order "
+        "of time, numbers, categories or the alphabet)",
     )
     parser.add_argument(
         "--seeds",
@@ -147,16 +159,13 @@ def _positive(text: str) -> int:
 
 
 def _default_output(data: str | None) -> Path:
-    stem = "sksoftrank"
-    if data is not None:
-        stem = Path(data).name.partition(".csv")[0].removesuffix(".parquet")
-    return Path(f"{stem}_temperature.png")
+    return Path(f"{'sksoftrank' if data is None else stem(data)}_temperature.png")
 
 
 def _check_options(args: argparse.Namespace, output: Path) -> None:
     """Refuse, before any work, what can't come to an end."""
     if args.data is None:
-        for name in ("target", "domain"):
+        for name in ("target", "domain", "source"):
             if getattr(args, name) is not None:
                 raise ValueError(
                     f"--{name} must come with a table, got none. Name its file first: "
@@ -168,6 +177,11 @@ def _check_options(args: argparse.Namespace, output: Path) -> None:
         raise ValueError(
             "--target and --domain must be two columns, got "
             f"{args.target!r} for both. Leave --domain out for synthetic shifts."
+        )
+    elif args.source is not None and args.domain is None:
+        raise ValueError(
+            f"--source must come with --domain, got {args.source!r} alone. Name the "
+            "column that holds it: --domain COL"
         )
     if output.is_dir():
         raise ValueError(
@@ -207,60 +221,113 @@ def _digits() -> tuple[Rows, Rows, dict[str, Rows], list[str]]:
 def _table(
     args: argparse.Namespace,
 ) -> tuple[Rows, Rows, dict[str, Rows], list[str]]:
-    table = load_table(args.data, args.target, args.domain)
-    X, y, domain = table.data, _sortable(table.target), table.domain
-    # Also NaN; and the squares of what is left stay finite.
-    if not (np.abs(X) < 1e100).all():
+    frame, notes = read_table(args.data, args.target, args.domain)
+    lines = [f"{Path(args.data).name}, target {args.target!r}", *notes]
+    features, notes = sort_features(frame.drop(columns=_roles(args)))
+    lines += notes
+    if features.shape[1] == 0:
         raise ValueError(
-            "features must be finite numbers below 1e100, but some are not. Drop them."
+            f"{Path(args.data).name} must have a column to learn from, got none beside "
+            f"{', '.join(_roles(args))}; {'; '.join(notes)}. Add features."
         )
-    lines = [f"{Path(args.data).name}, target {args.target!r}"]
-    others: dict[str, Rows] = {}
-    if domain is not None:
-        domain = _sortable(domain)
-        source, *rest = np.unique(domain)
-        if not rest:
+    for name, values in features.items():
+        # Also infinite ones; and the squares of what is left stay finite.
+        if values.dtype.kind == "f" and (values.abs() >= 1e100).any():
             raise ValueError(
-                f"--domain must hold at least two values, got only {str(source)!r} in "
-                f"{args.domain!r}. Leave it out for synthetic shifts."
+                "features must be finite numbers below 1e100, but some are not in "
+                f"{name!r}. Drop them."
             )
-        others = {str(v): (X[domain == v], y[domain == v]) for v in rest}
-        X, y = X[domain == source], y[domain == source]
-        where = f" where {args.domain} is {str(source)!r}"
-    else:
-        where = ""
-    _check_classes(y, args.target, where)
-    train, test = _split(X, y, args.target)
-    if domain is None:
-        lines.append("shifted: the test rows under 4 synthetic shifts at severity 3")
-        others = {
-            type(shift).__name__: (shift.fit(train[0]).transform(test[0]), test[1])
-            for shift in synthetic_shifts()
-        }
-    else:
-        others, n_unseen = _known_classes(others, np.unique(train[1]))
+    kept = np.ones(len(frame), dtype=bool)
+    for role, column in zip(("label", "domain"), _roles(args), strict=False):
+        missing = frame[column].isna().to_numpy() & kept
+        kept &= ~missing
+        if missing.any():
+            lines.append(
+                f"left out for want of a {role}: {missing.sum()} of {len(frame)} rows"
+            )
+    places = np.flatnonzero(kept)
+    y = _labels(frame[args.target])
+
+    others: dict[str, Places] = {}
+    where = ""
+    if args.domain is not None:
+        places, others, source = _domains(frame[args.domain], places, args)
+        where = f" where {args.domain} is {source!r}"
+    _check_classes(y[places], args.target, where)
+    train, test = _split(places, y, args.target)
+    if args.domain is not None:
+        others, n_unseen = _known_classes(others, y, np.unique(y[train]))
         lines.append(
             f"in distribution: {args.domain} = {source}; shifted: {args.domain} = "
-            f"{_shorten(others)}"
+            f"{shorten(others)}"
             + (f" ({n_unseen} rows of unseen classes left out)" if n_unseen else "")
         )
+
+    encoder, notes = fit_encoder(features.iloc[train])
+    lines += notes
+
+    def encode(rows: Places) -> Rows:
+        return encoder.transform(features.iloc[rows]), y[rows]
+
+    in_distribution = encode(train), encode(test)
+    shifted = {name: encode(rows) for name, rows in others.items()}
+    if args.domain is None:
+        lines.append("shifted: the test rows under 4 synthetic shifts at severity 3")
+        (X_train, _), (X_test, y_test) = in_distribution
+        shifted = {
+            type(shift).__name__: (shift.fit(X_train).transform(X_test), y_test)
+            for shift in synthetic_shifts()
+        }
+    n_columns = in_distribution[0][0].shape[1]
     lines.append(
-        f"{len(train[0])} rows to train on, {len(test[0])} to test on, "
-        f"{len(np.unique(train[1]))} classes, {X.shape[1]} features"
+        f"{len(train)} rows to train on, {len(test)} to test on, "
+        f"{len(np.unique(y[train]))} classes, {features.shape[1]} features"
+        + (f" in {n_columns} columns" if n_columns != features.shape[1] else "")
     )
-    scaler = StandardScaler().fit(train[0])
-    scaled = {name: (scaler.transform(X), y) for name, (X, y) in others.items()}
+    scaler = StandardScaler().fit(in_distribution[0][0])
+
+    def scale(rows: Rows) -> Rows:
+        return scaler.transform(rows[0]), rows[1]
+
+    train_rows, test_rows = map(scale, in_distribution)
     return (
-        (scaler.transform(train[0]), train[1]),
-        (scaler.transform(test[0]), test[1]),
-        scaled,
+        train_rows,
+        test_rows,
+        {name: scale(rows) for name, rows in shifted.items()},
         lines,
     )
 
 
-def _sortable(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a column of mixed things as text, which can be sorted."""
-    return column.astype(str) if column.dtype == object else column
+def _roles(args: argparse.Namespace) -> list[str]:
+    """Return the columns that are no features."""
+    return [name for name in (args.target, args.domain) if name is not None]
+
+
+def _labels(column: Any) -> npt.NDArray[Any]:
+    """Return labels that can be sorted: of mixed things, their text."""
+    values: npt.NDArray[Any] = column.to_numpy()
+    return values.astype(str) if values.dtype == object else values
+
+
+def _domains(
+    column: Any, places: Places, args: argparse.Namespace
+) -> tuple[Places, dict[str, Places], str]:
+    """Return the rows of the source, those of each other domain, and its name."""
+    codes, names = order_domains(column.iloc[places])
+    if len(names) < 2:
+        raise ValueError(
+            "--domain must hold at least two values, got only "
+            f"{shorten(map(repr, names)) or 'none'} in {args.domain!r}. Leave "
+            "it out for synthetic shifts."
+        )
+    source = names[0] if args.source is None else args.source
+    if source not in names:
+        raise ValueError(
+            f"--source must be a value of {args.domain!r}, got {source!r}. It has: "
+            f"{shorten(names, 20)}."
+        )
+    by_name = {name: places[codes == code] for code, name in enumerate(names)}
+    return by_name.pop(source), by_name, source
 
 
 def _check_classes(y: npt.NDArray[Any], target: str, where: str) -> None:
@@ -284,53 +351,45 @@ def _check_classes(y: npt.NDArray[Any], target: str, where: str) -> None:
         )
 
 
-def _split(X: npt.NDArray[Any], y: npt.NDArray[Any], target: str) -> tuple[Rows, Rows]:
-    _, counts = np.unique(y, return_counts=True)
-    X_train, X_test, y_train, y_test = train_test_split(
-        X,
-        y,
+def _split(places: Places, y: npt.NDArray[Any], target: str) -> tuple[Places, Places]:
+    _, counts = np.unique(y[places], return_counts=True)
+    can_stratify = counts.min() >= 2 and len(places) >= 8 * len(counts)
+    train, test = train_test_split(
+        places,
         test_size=0.25,
         random_state=0,
-        stratify=y if counts.min() >= 2 and len(y) >= 8 * len(counts) else None,
+        stratify=y[places] if can_stratify else None,
     )
-    train = _at_most(MAX_TRAIN_ROWS, X_train, y_train)
-    known = np.isin(y_test, train[1])
-    if len(np.unique(train[1])) < 2 or not known.any():
+    train = _at_most(MAX_TRAIN_ROWS, train)
+    known = np.isin(y[test], y[train])
+    if len(np.unique(y[train])) < 2 or not known.any():
         raise ValueError(
             f"--target {target!r} must still hold two classes after a quarter of the "
             f"rows is set aside for testing, got {counts.tolist()} rows of each in "
             "all. Add rows of the rare ones."
         )
-    return train, _at_most(MAX_TEST_ROWS, X_test[known], y_test[known])
+    return train, _at_most(MAX_TEST_ROWS, test[known])
 
 
-def _shorten(names: Mapping[str, Any], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(list(names)[:most]) + more
-
-
-def _at_most(n_rows: int, X: npt.NDArray[Any], y: npt.NDArray[Any]) -> Rows:
-    if len(X) <= n_rows:
-        return X, y
-    rows = np.random.default_rng(0).choice(len(X), n_rows, replace=False)
-    return X[rows], y[rows]
+def _at_most(n_rows: int, places: Places) -> Places:
+    if len(places) <= n_rows:
+        return places
+    return np.random.default_rng(0).choice(places, n_rows, replace=False)
 
 
 def _known_classes(
-    shifted: Mapping[str, Rows], classes: npt.NDArray[Any]
-) -> tuple[dict[str, Rows], int]:
-    known = {name: np.isin(y, classes) for name, (_, y) in shifted.items()}
+    others: Mapping[str, Places], y: npt.NDArray[Any], classes: npt.NDArray[Any]
+) -> tuple[dict[str, Places], int]:
+    known = {name: rows[np.isin(y[rows], classes)] for name, rows in others.items()}
     kept = {
-        name: _at_most(MAX_TEST_ROWS, X[known[name]], y[known[name]])
-        for name, (X, y) in shifted.items()
-        if known[name].any()
+        name: _at_most(MAX_TEST_ROWS, rows) for name, rows in known.items() if len(rows)
     }
     if not kept:
         raise ValueError(
-            "the other domains must hold classes of the first one, got none of them. "
-            "Check --domain and --target."
+            "the other domains must hold classes of the one trained on, got none of "
+            "them. Check --domain, --source and --target."
         )
-    return kept, int(sum((~rows).sum() for rows in known.values()))
+    return kept, sum(len(others[name]) - len(known[name]) for name in others)
 
 
 # -- What it says ------------------------------------------------------------------

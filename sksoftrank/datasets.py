@@ -16,6 +16,7 @@ from sklearn.utils import Bunch, check_random_state
 
 from sksoftrank import shifts
 from sksoftrank._sampling import stratified_order
+from sksoftrank._tables import read_table, shorten
 
 __all__ = [
     "load_cifar10",
@@ -43,9 +44,6 @@ CIFAR10_SHAPE = (3, 32, 32)
 # The order of the labels 1 to 6 in the UCI repository.
 GAS_NAMES = ("ethanol", "ethylene", "ammonia", "acetaldehyde", "acetone", "toluene")
 GAS_FEATURES = tuple(f"f{i:03d}" for i in range(1, 129))
-
-# What pandas decompresses by the name alone, ".tar" also below another: ".tar.gz".
-_COMPRESSIONS = {".bz2", ".gz", ".tar", ".xz", ".zip", ".zst"}
 
 
 def load_digits_shift(
@@ -144,13 +142,16 @@ def synthetic_shifts(severity: int = 3, random_state: int = 0) -> list[Any]:
 def load_table(
     path: str | PathLike[str], target: str, domain: str | None = None
 ) -> Bunch:
-    r"""Load a table of numbers from a CSV or Parquet file.
+    r"""Load a table of numbers from a CSV, TSV or Parquet file.
 
     Parameters
     ----------
     path : str or path-like
-        A file whose name ends in ``.csv``, ``.csv`` and a compression that pandas
-        knows (as in ``.csv.gz``), or ``.parquet``.
+        A file whose name ends in ``.csv``, in ``.tsv``, in one of them and a
+        compression that pandas knows (as in ``.csv.gz``), or in ``.parquet``. Text is
+        separated by tabs in a ``.tsv``, else by commas, semicolons, tabs or ``|``,
+        which the first lines tell. It is UTF-8, what its byte order mark says, or else
+        taken for latin-1. Where semicolons separate, numbers may have decimal commas.
     target : str
         Column of the labels.
     domain : str, default=None
@@ -160,15 +161,18 @@ def load_table(
     -------
     Bunch
         ``data`` (n, d) in float64, ``target`` (n,), ``domain`` (n,) or None,
-        ``feature_names``.
+        ``feature_names``. An index that pandas wrote into the file is a column where it
+        has a name, and left out where it has none.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a column is missing, a feature is not a number, a value is missing, the
-        name ends in anything else, or the file is not what its name says.
+        If a column is missing, has no name or that of another, a row has not as many
+        fields as the header, a feature is not a number, a value is missing, the name
+        ends in anything else, or the file is not what its name says. Labels and domains
+        such as "NA" or "None" are not missing, only empty cells are.
     ImportError
         If pandas, or what it needs for this kind of file, is not installed.
 
@@ -185,29 +189,18 @@ def load_table(
            [3., 4.]]), ['x', 'y'], ['a', 'b'])
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"path must be a file, got {str(path)!r}, which is not."
-        )
-    frame = _read(path)
-    for role, column in (("target", target), ("domain", domain)):
-        if column is not None and column not in frame.columns:
-            raise ValueError(
-                f"{role} must be a column of {path.name}, got {column!r}. It has: "
-                f"{_shorten(map(str, frame.columns))}."
-            )
+    frame, _ = read_table(path, target, domain)
     features = frame.drop(columns=[c for c in (target, domain) if c is not None])
     if features.shape[1] == 0 or len(features) == 0:
         raise ValueError(
             f"{path.name} must have rows and at least one feature column, got "
             f"{len(features)} rows and {features.shape[1]} features."
         )
-    kinds = {name: dtype.kind for name, dtype in features.dtypes.items()}
-    text = [str(name) for name, kind in kinds.items() if kind not in "biuf"]
+    text = [name for name, dtype in features.dtypes.items() if dtype.kind not in "biuf"]
     if text:
         raise ValueError(
             f"features must be numbers, but {path.name} has others in: "
-            f"{_shorten(text)}. Encode those columns (e.g. pandas.get_dummies) or drop "
+            f"{shorten(text)}. Encode those columns (e.g. pandas.get_dummies) or drop "
             "them."
         )
     used = frame[[c for c in (target, domain) if c is not None]]
@@ -221,7 +214,7 @@ def load_table(
         data=features.to_numpy(dtype=np.float64),
         target=frame[target].to_numpy(),
         domain=None if domain is None else frame[domain].to_numpy(),
-        feature_names=[str(name) for name in features.columns],
+        feature_names=list(features.columns),
     )
 
 
@@ -291,7 +284,7 @@ def load_cifar10(
     parts: dict[str, Any] = {}
     for part, n in (("train", n_train), ("test", n_test)):
         path = _file_in(folder, f"cifar10_{part}.parquet")
-        frame = _read(path, "load_cifar10")
+        frame, _ = read_table(path, caller="load_cifar10")
         _need_columns(frame, ("image", "label"), path)
         y = frame["label"].to_numpy()
         _need_codes("label", y, 9, path)
@@ -355,7 +348,7 @@ def load_gas_drift(path: str | PathLike[str]) -> Bunch:
     if table.feature_names != list(GAS_FEATURES):
         raise ValueError(
             f"{path.name} must have the features f001 to f128, got "
-            f"{_shorten(table.feature_names)}. Check that it is the gas sensor data."
+            f"{shorten(table.feature_names)}. Check that it is the gas sensor data."
         )
     _need_codes("gas", table.target, 5, path)
     _need_codes("batch", table.domain, 10, path)
@@ -384,7 +377,7 @@ def _need_columns(frame: Any, names: tuple[str, ...], path: Path) -> None:
         raise ValueError(
             f"{path.name} must have the columns {', '.join(names)}, but "
             f"{', '.join(missing)} is missing. It has: "
-            f"{_shorten(map(str, frame.columns))}."
+            f"{shorten(frame.columns)}."
         )
 
 
@@ -397,7 +390,7 @@ def _need_codes(name: str, codes: Array, most: int, path: Path) -> None:
     ):
         raise ValueError(
             f"{name} in {path.name} must hold integers from 0 to {most}, got "
-            f"{_shorten(sorted(set(map(str, codes.tolist()))))}. Check the file, or "
+            f"{shorten(sorted(set(map(str, codes.tolist()))))}. Check the file, or "
             "number them so."
         )
 
@@ -450,39 +443,3 @@ def _decode(files: Array, rows: Array, path: Path) -> Array:
     images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
     images /= 255
     return images
-
-
-def _read(path: Path, caller: str = "load_table") -> Any:
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError(
-            f"{caller} needs pandas: pip install 'sksoftrank[table]'."
-        ) from error
-    unpacked = path
-    while unpacked.suffix in _COMPRESSIONS:
-        unpacked = unpacked.with_suffix("")
-    try:
-        if unpacked.suffix == ".csv":
-            return pd.read_csv(path)
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-    except ImportError as error:
-        if path.suffix != ".parquet":
-            raise
-        raise ImportError(
-            f"{caller} needs pyarrow for {path.name}: pip install 'sksoftrank[table]'."
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # Each decompressor has errors of its own.
-        raise ValueError(f"{path.name} can't be read: {error}") from error
-    raise ValueError(
-        f"path must end in .csv or .parquet, got {path.name!r}. Convert the file."
-    )
-
-
-def _shorten(names: Any, most: int = 8) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

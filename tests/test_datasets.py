@@ -1,11 +1,20 @@
 """The loaders: digits with shifts, CIFAR-10, gas sensors, and tables from files."""
 
+import csv
+import decimal
+import gzip
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
+import sklearn.datasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -417,14 +426,14 @@ def test_missing_values_in_a_nullable_column(tmp_path):
 def test_wrong_suffix(tmp_path, name):
     path = tmp_path / name
     path.write_text("a,label\n1,x\n")
-    with pytest.raises(ValueError, match=r"path must end in \.csv or \.parquet, got"):
+    with pytest.raises(ValueError, match=r"path must end in \.csv, \.tsv or \.parq"):
         load_table(path, "label")
 
 
 @pytest.mark.parametrize(
     "name", ["table.csv", "table.parquet", *(f"table.csv.{end}" for end in PACKED)]
 )
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00 not a table \x00\x81"])
+@pytest.mark.parametrize("content", [b"", b"\x89\x00 not a table \x00\x81"])
 def test_a_file_that_is_not_a_table(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content)
@@ -450,4 +459,221 @@ def test_pyarrow_is_optional(tmp_path, monkeypatch):
     path = write(tmp_path, FRAME, "table.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"needs pyarrow for table\.parquet: pip"):
+        load_table(path, "label")
+
+
+# What files do to their columns
+
+
+def text(folder, content, name="table.csv"):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["breast_cancer.csv", "wine_data.csv"])
+def test_a_header_of_other_things_than_names(name):
+    # It holds the number of rows, that of features, and the classes.
+    path = Path(sklearn.datasets.__file__).parent / "data" / name
+    target = path.read_text().partition("\n")[0].split(",")[-1]
+    message = rf"{name} must have as many fields in a row as its header has names, \d, "
+    with pytest.raises(ValueError, match=message + r"but line 2 has \d\d, cut at ','"):
+        load_table(path, target)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b,label\n1,2,3,0\n", "3, but line 2 has 4"),
+        ("a,b,label\n1,2,3\n1,2,3,0\n", "3, but line 3 has 4"),
+        ("a,b,label\n1,2,\n\n1,2,3,,\n", "3, but line 4 has 5"),
+        ("a,b,label\n1,2,3,\n4,5,6,7\n", "3, but line 3 has 4"),
+        ("a,b,label\n1,2\n3,4,5\n", "3, but line 2 has 2"),
+        ('a,b,label\n3,"4\n",5\n1,2\n', "3, but line 4 has 2"),
+        ("label,a\n1\n2,3\n", "2, but line 2 has 1"),
+        ("a;b;label\n1;2\n", "3, but line 2 has 2, cut at ';'"),
+    ],
+)
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_rows_of_other_lengths_than_the_header(tmp_path, content, message, end):
+    content = content.encode()
+    path = text(tmp_path, gzip.compress(content) if end else content, f"t.csv{end}")
+    with pytest.raises(ValueError, match=message) as error:
+        load_table(path, "label")
+    assert str(error.value).startswith(f"t.csv{end} must have as many fields in a row")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a,b,label\n1,2,x,\n3,4,y,\n",
+        "a,b,label,\n1,2,x,\n3,4,y,\n",
+        "a,b,label,\n1,2,x\n3,4,y\n",
+        ",a,b,label\n7,1,2,x\n9,3,4,y\n",
+        "Unnamed: 0.1,Unnamed: 0,a,b,label\n0,7,1,2,x\n1,9,3,4,y\n",
+        " a , b,label \n1, 2, x\n\n3,4,y\n",
+        '"a" , b,label\n1, "2", "x"\n3,4,y\n',
+    ],
+)
+def test_separators_at_the_end_spaces_and_row_labels(tmp_path, content):
+    table = load_table(text(tmp_path, content), "label")
+    assert table.feature_names == ["a", "b"]
+    np.testing.assert_array_equal(table.data, [[1, 2], [3, 4]])
+    assert table.target.tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,a,label\n1,2,3\n", "several are named 'a'"),
+        ("a, a ,label\n1,2,3\n", "several are named 'a'"),
+        ("label,a,label\n1,2,3\n", "several are named 'label'"),
+        ("a,,label\n1,2,3\n", "column 2 has no name"),
+        (",a,label\n1,2,3\n1,5,6\n", "column 1 has no name"),  # No labels of rows.
+    ],
+)
+def test_names_of_columns(tmp_path, content, message):
+    with pytest.raises(ValueError, match=f"table\\.csv must .*{message}"):
+        load_table(text(tmp_path, content), "label")
+
+
+@pytest.mark.parametrize("index", ["b", ["b", "label"], ["a", "b", "label"]])
+def test_a_named_index_in_parquet_is_a_column(tmp_path, index):
+    frame = pd.DataFrame({"a": [1, 2], "b": [5, 3], "label": ["x", "y"]})
+    frame.set_index(index).to_parquet(tmp_path / "table.parquet")
+    table = load_table(tmp_path / "table.parquet", "label")
+    by_name = dict(zip(table.feature_names, table.data.T.tolist(), strict=True))
+    assert by_name == {"a": [1, 2], "b": [5, 3]}
+    assert table.target.tolist() == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.RangeIndex(2),
+        pd.RangeIndex(5, 3, -1),
+        [7, 3],
+        ["p", "q"],
+        pd.MultiIndex.from_tuples([(1, "p"), (2, "q")]),
+    ],
+    ids=str,
+)
+def test_an_index_without_a_name_in_parquet_is_none(tmp_path, index):
+    frame = pd.DataFrame({"a": [1, 2], "label": ["x", "y"]}).set_axis(index)
+    frame.to_parquet(tmp_path / "table.parquet")
+    table = load_table(tmp_path / "table.parquet", "label")
+    assert table.feature_names == ["a"]
+    assert table.data.tolist() == [[1], [2]]
+    # Nor where no pandas restores it.
+    rows = pa.Table.from_pandas(frame).replace_schema_metadata()
+    pa.parquet.write_table(rows, tmp_path / "table.parquet")
+    if not isinstance(frame.index, pd.MultiIndex):
+        assert load_table(tmp_path / "table.parquet", "label").feature_names == ["a"]
+
+
+def test_names_in_parquet(tmp_path):
+    path = tmp_path / "table.parquet"
+    pa.parquet.write_table(pa.table([[1], [2], [3]], ["a", "label", "a"]), path)
+    with pytest.raises(
+        ValueError, match=r"table\.parquet must .* several are named 'a"
+    ):
+        load_table(path, "label")
+    frame = pd.DataFrame({"a": [1, 2], "label": ["x", "y"]})
+    frame.set_index("a", drop=False).to_parquet(path)
+    with pytest.raises(
+        ValueError, match=r"table\.parquet must .* several are named 'a"
+    ):
+        load_table(path, "label")
+    frame.set_axis([0, 1], axis=1).to_parquet(path)
+    assert load_table(path, "1").feature_names == ["0"]
+
+
+def test_decimals_in_parquet(tmp_path):
+    column = [decimal.Decimal("1.5"), decimal.Decimal("2")]
+    frame = pd.DataFrame({"a": column, "label": ["x", "y"]})
+    table = load_table(write(tmp_path, frame, "table.parquet"), "label")
+    assert table.data.tolist() == [[1.5], [2.0]]
+
+
+CELLS = st.text("abÄ ,;|\"'é-", max_size=6).map(str.strip).filter(bool)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(CELLS, st.floats(-1e9, 1e9)), min_size=1, max_size=30),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]),
+)
+def test_separators_and_encodings(tmp_path_factory, rows, separator, encoding):
+    frame = pd.DataFrame(rows, columns=["größe x", "wert"]).assign(label=1)
+    path = tmp_path_factory.mktemp("tables") / "Table.CSV"
+    options = {"sep": separator, "encoding": encoding, "index": False}
+    frame.to_csv(path, quoting=csv.QUOTE_NONNUMERIC, **options)
+    table = load_table(path, "größe x", domain="label")
+    assert table.target.tolist() == frame["größe x"].tolist()
+    assert table.data[:, 0].tolist() == frame["wert"].tolist()
+
+
+@pytest.mark.parametrize(
+    "name", ["t.tsv", "T.TSV", "t.Tsv.GZ", "t.PARQUET", "t.CSV", "t.Csv.Xz"]
+)
+def test_endings(tmp_path, name):
+    path = tmp_path / name
+    frame = FRAME.drop(columns="site")
+    if name.endswith("PARQUET"):
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, sep="\t" if "tsv" in name.lower() else ",", index=False)
+    table = load_table(path, "label")
+    assert table.feature_names == ["whole", "real", "yes"]
+    assert table.target.tolist() == ["x", "y", "x"]
+
+
+def test_commas_in_a_tsv_separate_nothing(tmp_path):
+    path = text(tmp_path, "a\tx, y, z\n1\tp,q,r\n", "table.tsv")
+    assert load_table(path, "x, y, z").target.tolist() == ["p,q,r"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "day;heat, °C;rain, mm;label\n1;2;3;x\n",  # More commas than in the rows.
+        "a;b;c;label\n1,5;2,5;3,5;x,y,z\n",
+        'a;label\n1;"x,y,z"\n',
+        '"a","label"\n1,"x;y;z"\n',
+        'a,label\n1,"x\ny"\n',
+        "a,label\r1,x\r",
+        "\na|label\n\n1|x, y\n",
+    ],
+)
+def test_what_separates(tmp_path, content):
+    table = load_table(text(tmp_path, content), "label")
+    assert len(table.target) == 1
+    assert table.target[0][0] == "x"
+
+
+def test_decimal_commas(tmp_path):
+    path = text(tmp_path, "a;b;label\n1,5;-2e3;1,5\n-0,25;7;2,5\n")
+    table = load_table(path, "label")
+    assert table.data.tolist() == [[1.5, -2000], [-0.25, 7]]
+    assert table.target.tolist() == ["1,5", "2,5"]
+    for content in ('a,label\n"1,5",x\n', "a;label\n1.234,5;x\n"):  # Or thousands.
+        with pytest.raises(ValueError, match="others in: a"):
+            load_table(text(tmp_path, content), "label")
+
+
+def test_only_an_empty_label_is_missing(tmp_path):
+    content = "a,label,site\n1,NA,None\n2,None,null\n3,nan,n/a\n"
+    table = load_table(text(tmp_path, content), "label", domain="site")
+    assert table.target.tolist() == ["NA", "None", "nan"]
+    assert table.domain.tolist() == ["None", "null", "n/a"]
+    with pytest.raises(ValueError, match=r"column 'label' .* but 1 values"):
+        load_table(text(tmp_path, content + "4,,x\n"), "label", domain="site")
+    with pytest.raises(ValueError, match=r"column 'a' .* but 1 values"):
+        load_table(text(tmp_path, content + "NA,x,x\n"), "label", domain="site")
+
+
+def test_text_in_utf_16_without_its_mark(tmp_path):
+    path = text(tmp_path, "a,label\n1,x\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"table\.csv can't be read: it holds zero"):
         load_table(path, "label")

@@ -17,6 +17,8 @@ FLOORS = {
     "shifts": 0,
     "corruptions": 0,
     "_sampling": 0,
+    "_tables": 0,
+    "_features": 1,
     "losses": 0,
     "modules": 0,
     "datasets": 1,

@@ -1,5 +1,6 @@
 """Rows that come in passes: torch datasets, Arrow, memory maps larger than a batch."""
 
+import decimal
 import gc
 import itertools
 import pickle
@@ -17,11 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 from skorch.callbacks import Callback
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from sksoftrank import SoftRankCNNClassifier, SoftRankMLPClassifier, SoftRankNet
+from sksoftrank import (
+    SoftRankCNNClassifier,
+    SoftRankEnsembleClassifier,
+    SoftRankMLPClassifier,
+    SoftRankNet,
+    SoftRankTransformerClassifier,
+    StackedGridSearchCV,
+)
 from sksoftrank.estimators import _sources
 from sksoftrank.modules import MLP
 from sksoftrank.training import (
@@ -465,6 +476,176 @@ def test_an_empty_batch_is_passed_over(blobs):
     )
 
 
+# -- Arrow tables in memory ------------------------------------------------------------
+
+
+def test_a_table_with_an_array_of_labels_is_in_memory(blobs):
+    X, y = blobs
+    rows = table(X, y).drop_columns("label")
+    frame = pd.DataFrame(X, columns=rows.column_names)
+    weight = np.arange(1.0, 121.0)
+    for labels in (y, y.tolist(), pa.chunked_array([y]), np.array(list("abc"))[y]):
+        clf = make(early_stopping=True).fit(rows, labels, sample_weight=weight)
+        expected = make(early_stopping=True).fit(frame, labels, sample_weight=weight)
+        assert weights(clf).tobytes() == weights(expected).tobytes()
+        assert clf.feature_names_in_.tolist() == rows.column_names
+        np.testing.assert_array_equal(clf.predict(rows), expected.predict(frame))
+        np.testing.assert_array_equal(clf.transform(rows), expected.transform(frame))
+        assert clf.score(rows, labels) == expected.score(frame, labels)
+    for fit in (clf, expected):
+        fit.partial_fit(rows if fit is clf else frame, labels)
+    assert weights(clf).tobytes() == weights(expected).tobytes()
+    for fit in (clf, expected):
+        fit.compress(rows if fit is clf else frame, n_components=2)
+    np.testing.assert_array_equal(
+        clf.compressor_.components_, expected.compressor_.components_
+    )
+
+
+def test_columns_of_a_table_in_memory_are_selected_by_name(blobs):
+    X, y = blobs
+    rows = table(X, y).drop_columns("label")
+    other = table(X, y, note=["none"] * len(y))
+    other = other.select(["note", "f3", "f1", "f5", "label", "f0", "f2", "f4"])
+    clf, expected = (make().fit(rows, y) for _ in range(2))
+    clf.partial_fit(other, y).compress(other, y)
+    expected.partial_fit(rows, y).compress(rows, y)
+    assert weights(clf).tobytes() == weights(expected).tobytes()
+    with pytest.raises(ValueError, match=r"must have the columns \['f2'\]"):
+        clf.partial_fit(rows.drop_columns("f2"), y)
+
+
+def test_a_table_in_scikit_learns_tools(blobs):
+    X, y = blobs
+    rows = table(X, y).drop_columns("label")
+    expected = cross_val_score(make(), X, y, cv=3)
+    np.testing.assert_array_equal(cross_val_score(make(), rows, y, cv=3), expected)
+    scaled = make_pipeline(StandardScaler(), make())
+    np.testing.assert_array_equal(
+        scaled.fit(rows, y).predict(rows), clone(scaled).fit(X, y).predict(X)
+    )
+    search = StackedGridSearchCV(make(), {"temperature": [1.0, 3.0]}, cv=2)
+    by_table = search.fit(rows, y).cv_results_["mean_test_score"]
+    by_array = clone(search).fit(X, y).cv_results_["mean_test_score"]
+    np.testing.assert_array_equal(by_table, by_array)
+    ensemble = SoftRankEnsembleClassifier(make(), n_estimators=2, random_state=0)
+    np.testing.assert_array_equal(
+        ensemble.fit(rows, y).predict_proba(rows),
+        clone(ensemble).fit(X, y).predict_proba(X),
+    )
+
+
+def test_an_index_that_pandas_wrote_into_a_table_is_a_column(blobs):
+    X, y = blobs
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    rows = pa.Table.from_pandas(frame.set_index("c"))
+    clf = make().fit(rows, y)
+    assert clf.feature_names_in_.tolist() == ["a", "b", "d", "e", "f", "c"]
+    expected = make().fit(frame[clf.feature_names_in_], y)
+    assert weights(clf).tobytes() == weights(expected).tobytes()
+
+
+def test_categories_in_a_table(blobs):
+    X, y = blobs
+    kind = np.array(["red", "green", "blue"])[y]
+    frame = pd.DataFrame({"a": X[:, 0], "kind": pd.Categorical(kind), "b": X[:, 1]})
+    small = {"d_model": 8, "n_heads": 2, "depth": 1, "max_epochs": 2}
+    rows = pa.Table.from_pandas(frame)
+    clf, expected = (
+        SoftRankTransformerClassifier(**small, random_state=0).fit(data, y)
+        for data in (rows, frame)
+    )
+    assert clf.is_categorical_.tolist() == [False, True, False]
+    assert weights(clf).tobytes() == weights(expected).tobytes()
+    for data in (rows, rows.append_column("note", pa.array(kind)), frame):
+        np.testing.assert_allclose(
+            clf.predict_proba(data), expected.predict_proba(frame), rtol=1e-9
+        )
+    assert clf.score(rows.append_column("y", pa.array(y)), "y") == clf.score(frame, y)
+    with pytest.raises(ValueError, match="only categories seen in fit, got 'pink'"):
+        clf.predict(rows.set_column(1, "kind", pa.array(["pink"] * len(y))))
+    clf = SoftRankTransformerClassifier(**small, categorical_features=None)
+    with pytest.raises(ValueError, match="'kind' of type large_string"):
+        clf.fit(rows, y)
+
+
+def arrow_columns(values):
+    whole = np.round(values * 10).astype(int).tolist()
+    decimals = pa.array([decimal.Decimal(v) / 10 for v in whole], pa.decimal128(9, 1))
+    return {
+        "decimal": (decimals, np.array(whole) / 10),
+        "bool": (pa.array(values > 0), values > 0),
+        "int8": (pa.array(whole, pa.int8()), whole),
+        "int64": (pa.array(whole, pa.int64()), whole),
+        "float16": (pa.array(values.astype(np.float16)), values.astype(np.float16)),
+        "dictionary": (pa.array(np.array(whole)).dictionary_encode(), whole),
+    }
+
+
+@pytest.mark.parametrize("name", arrow_columns(np.zeros(1)))
+def test_arrow_columns_that_are_numbers(blobs, name):
+    X, y = blobs
+    column, values = arrow_columns(X[:, 0])[name]
+    rows = table(X, y).drop_columns("label").set_column(0, "f0", column)
+    X = np.column_stack([np.asarray(values, dtype=float), X[:, 1:]])
+    frame = pd.DataFrame(X, columns=rows.column_names)
+    expected = make().fit(frame, y)
+    clf = make().fit(rows, y)
+    np.testing.assert_allclose(weights(clf), weights(expected), atol=1e-6)
+    np.testing.assert_allclose(clf.embed(rows), clf.embed(frame), rtol=1e-9, atol=1e-9)
+    by_name = make().fit(rows.append_column("label", pa.array(y)), "label")
+    np.testing.assert_allclose(weights(by_name), weights(expected), atol=1e-5)
+    for data, labels in ((rows, y), (rows.append_column("y", pa.array(y)), "y")):
+        gaps = column.take(pa.array([None, *range(1, 120)]))
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            make().fit(data.set_column(0, "f0", gaps), labels)
+
+
+def test_whole_numbers_of_a_stream_keep_their_digits(blobs):
+    X, y = blobs
+    rows = pa.table({f"f{i}": 2**24 + np.arange(120) * (i + 1) for i in range(6)})
+    clf = make().fit(X, y)
+    expected = clf.embed(np.column_stack([c.to_numpy() for c in rows.columns]))
+    got = clf.embed(rows)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array(["1.5"] * 120), "string"),
+        (pa.array(["a"] * 120).dictionary_encode(), "string"),
+        (pa.array([0] * 120, pa.date32()), "date32"),
+        (pa.array([0] * 120, pa.timestamp("s")), "timestamp"),
+        (pa.array([[1.0]] * 120), "list"),
+        (pa.nulls(120), "null"),
+    ],
+    ids=str,
+)
+def test_arrow_columns_that_are_no_numbers(blobs, column, kind):
+    X, y = blobs
+    rows = table(X, y).drop_columns("label").append_column("note", column)
+    labelled = rows.append_column("label", pa.array(y))
+    message = rf"numeric columns, got 'note' of type {kind}.*\. Encode or drop it"
+    for data, labels in ((rows, y), (labelled, "label")):
+        with pytest.raises(ValueError, match=message):
+            make().fit(data, labels)
+        with pytest.raises(ValueError, match=message):
+            make().partial_fit(data, labels, classes=[0, 1, 2])
+    ensemble = SoftRankEnsembleClassifier(make(), n_estimators=2)
+    with pytest.raises(ValueError, match=message):
+        ensemble.fit(rows, y)
+
+
+def test_columns_of_one_name(blobs):
+    X, y = blobs
+    rows = table(X, y).rename_columns(["a", "b", "a", "c", "d", "e", "label"])
+    for data, labels in ((rows.drop_columns("label"), y), (rows, "label")):
+        with pytest.raises(ValueError, match=r"several are named \['a'\]"):
+            make().fit(data, labels)
+
+
 # -- partial_fit -----------------------------------------------------------------------
 
 
@@ -573,7 +754,10 @@ def last(X, label):
             "could not convert string to float",
         ),
         (lambda X, y: (table(X, y), None), "y must be the name of the labels' column"),
-        (lambda X, y: (table(X, y), y), "y must be the name .* got ndarray"),
+        (
+            lambda X, y: (pyarrow.dataset.dataset(table(X, y)), y),
+            "y must be the name .* got ndarray.* Table in memory",
+        ),
         (lambda X, y: (table(X, y), "kind"), r"must have the columns \['kind'\]"),
         (
             lambda X, y: (table(X, y).select(["label"]), "label"),

@@ -40,7 +40,12 @@ from sksoftrank.estimators._data import (
     split_validation,
 )
 from sksoftrank.estimators._inference import DTYPES, Inference
-from sksoftrank.estimators._sources import is_arrow, is_stream, open_stream
+from sksoftrank.estimators._sources import (
+    as_frame,
+    is_arrow,
+    is_stream,
+    open_stream,
+)
 from sksoftrank.losses import as_schedule
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import torch_defaults
@@ -72,8 +77,10 @@ class BaseSoftRankClassifier(Inference):
         X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Training rows. C-contiguous arrays of floats or of uint8, memory maps
             included, are used where they lie. A torch Dataset of pairs (row, label), or
-            an Arrow dataset, is read in passes and never held whole: one pass checks
-            it, one for each epoch trains, and one more finds the basis.
+            an Arrow dataset or table with the name of a column as `y`, is read in
+            passes and never held whole: one pass checks it, one for each epoch trains,
+            and one more finds the basis. An Arrow table with an array as `y` is held in
+            memory like a frame.
         y : array-like of shape (n_samples,) or str, default=None
             Labels, of any type that scikit-learn takes for classes; the name of their
             column where `X` is an Arrow dataset, None where it is a torch Dataset.
@@ -118,7 +125,7 @@ class BaseSoftRankClassifier(Inference):
         Fits of the same `X` and `y` share the arrays made of them in `validated`.
         """
         width_before = getattr(self, "n_features_in_", None)
-        if is_stream(X):
+        if is_stream(X, y):
             dataset: Rows | StreamDataset = self._open_training(X, y, sample_weight)
             valid_dataset = None
             seeds = self._draw_seeds()
@@ -191,10 +198,10 @@ class BaseSoftRankClassifier(Inference):
         if is_arrow(X) and target is None:
             raise ValueError(
                 "y must be the name of the labels' column where X is an Arrow dataset, "
-                f"got None. Name one of {X.schema.names}."
+                f"got None. Name one of {X.schema.names}, or pass a Table and an array."
             )
         is_new = classes is None or not hasattr(self, "net_")
-        chunks = open_stream(X, target, None if is_new else self._columns(X))
+        chunks = open_stream(X, target) if is_new else self._open(X, target)
         counts: dict[Any, int] = {}
         for rows, labels in chunks():
             if labels is None:
@@ -355,7 +362,7 @@ class BaseSoftRankClassifier(Inference):
                     f"{self.classes_.tolist()}. Name all that will ever come."
                 )
             dataset: Rows | StreamDataset
-            if is_stream(X):
+            if is_stream(X, y):
                 dataset = self._open_training(X, y, sample_weight, self.classes_)
             else:
                 rows, labels = self._validate_training_data(X, y, reset=not fitted)
@@ -602,6 +609,7 @@ class BaseSoftRankClassifier(Inference):
             For parameters or data out of range; the estimator keeps its basis.
         """
         check_is_fitted(self)
+        X = as_frame(X, self._columns(X), numeric=not self._has_categories)
         if is_stream(X):
             raise ValueError(
                 f"X must be an array, got {type(X).__name__}. Pass some thousand rows, "

@@ -28,6 +28,7 @@ from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._data import draw_seeds, encode, make_dataset, sample_rows
 from sksoftrank.estimators._mlp import SoftRankMLPClassifier
+from sksoftrank.estimators._sources import as_frame
 from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.training import StopFlag
@@ -183,7 +184,7 @@ class SoftRankEnsembleClassifier(
     def _fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> None:
         X, y = validate_data(
             self,
-            X,
+            as_frame(X),
             y,
             accept_sparse="csr",
             dtype=[np.float64, np.float32],
@@ -282,7 +283,11 @@ class SoftRankEnsembleClassifier(
     def _validate_rows(self, X: Any) -> Any:
         check_is_fitted(self)
         return validate_data(
-            self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False
+            self,
+            as_frame(X),
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            reset=False,
         )
 
     def _member_probabilities(self, X: Any) -> Array:

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._recipe import NetRecipe
 from sksoftrank.estimators._sources import (
+    as_frame,
     count_rows,
     is_arrow,
     is_stream,
@@ -62,6 +63,7 @@ class Inference(
                 "X must be an array or a Dataset, got a DataLoader. Pass its dataset, "
                 "X=loader.dataset: the estimator makes batches of its own."
             )
+        X = as_frame(X, None if options["reset"] else self._columns(X))
         return validate_data(self, X, y, **options)
 
     @property
@@ -97,8 +99,19 @@ class Inference(
         return X
 
     def _validate_stream(self, X: Any) -> Callable[[], Iterator[Any]]:
-        chunks = open_stream(X, columns=self._columns(X))
+        chunks = self._open(X)
         return lambda: (self._check_chunk(rows) for rows, _ in chunks())
+
+    def _open(self, X: Any, target: Any = None) -> Callable[[], Iterator[Any]]:
+        """Return what starts a pass over chunks like what the fit saw."""
+        return open_stream(
+            X, target, self._columns(X), numeric=not self._has_categories
+        )
+
+    @property
+    def _has_categories(self) -> bool:
+        """Whether columns that are no numbers are looked up among those of the fit."""
+        return False
 
     def _columns(self, X: Any) -> list[str] | None:
         """Return which columns of a stream to read; None for all."""
@@ -270,7 +283,7 @@ class Inference(
             return super().score(X, y, sample_weight)
         check_is_fitted(self)
         predicted, known = [], []
-        for rows, labels in open_stream(X, y, self._columns(X))():
+        for rows, labels in self._open(X, y)():
             if labels is None:
                 raise ValueError(
                     "X must yield pairs (row, label), got rows alone. Yield pairs, or "

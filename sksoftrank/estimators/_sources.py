@@ -21,9 +21,30 @@ def is_arrow(X: Any) -> bool:
     return hasattr(X, "to_batches") and hasattr(X, "schema")
 
 
-def is_stream(X: Any) -> bool:
-    """Return whether `X` yields its rows in passes, rather than being an array."""
-    return isinstance(X, torch.utils.data.Dataset) or is_arrow(X)
+def is_stream(X: Any, y: Any = None) -> bool:
+    """Return whether `X` yields its rows in passes, rather than being an array.
+
+    An Arrow table is in memory, and taken for a stream but where labels lie beside it.
+    """
+    if is_arrow(X):
+        return not _is_table(X) or y is None or isinstance(y, str)
+    return isinstance(X, torch.utils.data.Dataset)
+
+
+def as_frame(X: Any, columns: list[str] | None = None, *, numeric: bool = True) -> Any:
+    """Return an Arrow table as a frame of pandas, which scikit-learn knows.
+
+    Anything else is returned as it is. `columns` are taken by name; None takes all.
+    """
+    if not (is_arrow(X) and _is_table(X)):
+        return X
+    _check_names(X, columns or [])
+    names = list(X.schema.names) if columns is None else columns
+    X = X.select(names)
+    for place, name in enumerate(names):
+        X = X.set_column(place, name, _readable(X.column(place), name, numeric))
+    # Else a column that pandas has written as its index would be one again.
+    return X.to_pandas(ignore_metadata=True)
 
 
 def count_rows(X: Any) -> int | None:
@@ -35,7 +56,11 @@ def count_rows(X: Any) -> int | None:
 
 
 def open_stream(
-    X: Any, target: Any = None, columns: list[str] | None = None
+    X: Any,
+    target: Any = None,
+    columns: list[str] | None = None,
+    *,
+    numeric: bool = True,
 ) -> Callable[[], Iterator[tuple[Array, Array | None]]]:
     """Return what starts a pass over chunks of rows and labels.
 
@@ -47,34 +72,71 @@ def open_stream(
         The Arrow column that holds the labels; None where there are none.
     columns : list of str, default=None
         The Arrow columns that are the features; None takes all but the target.
+    numeric : bool, default=True
+        Whether Arrow columns of anything but numbers are refused.
     """
     if is_arrow(X):
         if target is not None and not isinstance(target, str):
             raise ValueError(
                 "y must be the name of the labels' column where X is an Arrow dataset, "
-                f"got {type(target).__name__}. Append the labels to X as a column."
+                f"got {type(target).__name__}. Append the labels to X as a column, or "
+                "pass X as a Table in memory."
             )
         names = list(X.schema.names)
-        asked_for = [*(columns or []), *([] if target is None else [target])]
-        missing = [name for name in asked_for if name not in names]
-        if missing:
-            raise ValueError(
-                f"X must have the columns {missing}, got {names}. Select or rename "
-                "columns, or pass the label's name as y."
-            )
+        _check_names(X, [*(columns or []), *([] if target is None else [target])])
         if columns is None:
             columns = [name for name in names if name != target]
         if not columns:
             raise ValueError(
                 f"X must have a column beside the labels, got {names}. Add features."
             )
-        return lambda: _of_one_shape(_arrow_chunks(X, target, columns))
+        return lambda: _of_one_shape(_arrow_chunks(X, target, columns, numeric))
     if target is not None:
         raise ValueError(
             "y must be None where X is a Dataset, which yields pairs (row, label), "
             f"got {type(target).__name__}. Put the labels into the Dataset."
         )
     return lambda: _of_one_shape(_dataset_chunks(X))
+
+
+def _check_names(X: Any, asked_for: list[str]) -> None:
+    names = list(X.schema.names)
+    missing = [name for name in asked_for if name not in names]
+    if missing:
+        raise ValueError(
+            f"X must have the columns {missing}, got {names}. Select or rename "
+            "columns, or pass the label's name as y."
+        )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"X must name each column once, but several are named {twice}. Rename all "
+            "but one."
+        )
+
+
+def _readable(column: Any, name: str, numeric: bool) -> Any:
+    """Return an Arrow column as one whose numbers numpy knows.
+
+    With `numeric` anything but numbers is refused.
+    """
+    from pyarrow import types  # type: ignore[import-untyped]
+
+    kind = column.type
+    if types.is_decimal(kind):
+        return column.cast("double")
+    if not numeric:
+        return column
+    if types.is_dictionary(kind):
+        return _readable(column.cast(kind.value_type), name, numeric)
+    if types.is_boolean(kind):
+        return column.cast("float")  # Which can lack a value.
+    if not (types.is_integer(kind) or types.is_floating(kind)):
+        raise ValueError(
+            f"X must hold numeric columns, got {name!r} of type {kind}. Encode or drop "
+            "it."
+        )
+    return column
 
 
 def _is_table(X: Any) -> bool:
@@ -100,7 +162,7 @@ def _ragged(shapes: set[tuple[int, ...]]) -> ValueError:
 
 
 def _arrow_chunks(
-    X: Any, target: str | None, columns: list[str]
+    X: Any, target: str | None, columns: list[str], numeric: bool
 ) -> Iterator[tuple[Array, Array | None]]:
     wanted = [*columns, *([] if target is None else [target])]
     options = (
@@ -111,18 +173,17 @@ def _arrow_chunks(
     for batch in X.to_batches(**options):
         if batch.num_rows == 0:
             continue
-        values = []
-        for name in columns:
-            column = batch.column(name).to_numpy(zero_copy_only=False)
-            if column.dtype.kind not in "biuf":
-                raise ValueError(
-                    f"X must hold numeric columns, got {name!r} of type "
-                    f"{batch.schema.field(name).type}. Encode or drop it."
+        rows = np.column_stack(
+            [
+                _readable(batch.column(name), name, numeric).to_numpy(
+                    zero_copy_only=False
                 )
-            values.append(column)
-        rows = np.column_stack(values)
-        if rows.dtype != np.float64:
-            rows = rows.astype(np.float32, copy=False)
+                for name in columns
+            ]
+        )
+        if rows.dtype.kind in "biuf":
+            # As much precision as whole numbers need.
+            rows = rows.astype(np.result_type(rows, np.float32), copy=False)
         labels = None
         if target is not None:
             labels = batch.column(target).to_numpy(zero_copy_only=False)

@@ -18,6 +18,7 @@ from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._categories import CategoryEncoder
 from sksoftrank.estimators._docs import document_shared
 from sksoftrank.estimators._shapes import ShapedInputClassifier, as_shape
+from sksoftrank.estimators._sources import as_frame
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import EmbedHeadModule, Transformer
 from sksoftrank.modules._layers import check_augmentation
@@ -231,6 +232,8 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
 
     def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
         """Check rows as ever, with the codes of categories in place of them."""
+        names = None if options["reset"] else self._columns(X)
+        X = as_frame(X, names, numeric=self.categorical_features is None)
         if options["reset"]:
             self._encoder = self._find_categories(X)
             self.is_categorical_ = self._encoder and self._encoder.is_categorical
@@ -272,6 +275,10 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
         # An array has no single truth, nor does a comparison with one.
         features = self.categorical_features
         return not (features is None or isinstance(features, str))
+
+    @property
+    def _has_categories(self) -> bool:
+        return self._encoder is not None
 
     def _check_chunk(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self._encoder is not None:
