@@ -120,15 +120,22 @@ class _KNN(Method):
             )
         self.neighbors = NearestNeighbors(n_neighbors=options.n_neighbors)
         self.neighbors.fit(normalize(rows.features))
+        self.eps = rows.eps
 
     def score(self, rows: Rows) -> FloatArray:
-        return -self.neighbors.kneighbors(normalize(rows.features))[0][:, -1]
+        return self._score(rows, normalize(rows.features))
+
+    def _score(self, rows: Rows, queries: FloatArray | None) -> FloatArray:
+        distances = self.neighbors.kneighbors(queries)[0][:, -1]
+        # Of equal rows it is rounding: the root of it, where found from squares.
+        least = 8 * max(np.sqrt(EPS), self.eps, rows.eps)
+        return -np.where(distances > least, distances, 0.0)
 
     def score_as_new(
         self, rows: Rows, codes: Codes | None, options: OODDetector
     ) -> FloatArray:
         # No row is its own neighbour, as none of the new ones will be.
-        return -self.neighbors.kneighbors()[0][:, -1]
+        return self._score(rows, None)
 
 
 class _Mahalanobis(Method):

@@ -177,8 +177,9 @@ class Rows:
             if W.shape[1] == 1:
                 W, b = np.hstack([-W / 2, W / 2]), np.concatenate([-b / 2, b / 2])
             return W.astype(np.float64), b.astype(np.float64)
-        ones = np.ones((len(self.features), 1))
-        solution = linalg.lstsq(np.hstack([self.features, ones]), self.logits)[0]
+        Z = np.hstack([self.features, np.ones((len(self.features), 1))])
+        # A direction that only rounding gives the rows says nothing of the logits.
+        solution = linalg.lstsq(Z, self.logits, cond=self.eps * max(Z.shape))[0]
         return solution[:-1], solution[-1]
 
 
