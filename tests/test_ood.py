@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
 from sklearn.linear_model import LogisticRegression
@@ -61,14 +61,12 @@ def test_gaussians_of_equal_width():
 
 
 @given(scores, scores)
-@settings(deadline=None)
 def test_auroc_counts_pairs_and_half_ties(inside, outside):
     pairs = [(a > b) + 0.5 * (a == b) for a, b in itertools.product(inside, outside)]
     assert auroc(inside, outside) == pytest.approx(np.mean(pairs))
 
 
 @given(scores, scores, st.floats(0.01, 1.0))
-@settings(deadline=None)
 def test_fpr_is_the_one_on_the_roc_curve(inside, outside, tpr):
     labels = [1] * len(inside) + [0] * len(outside)
     fprs, tprs, _ = roc_curve(labels, inside + outside, drop_intermediate=False)
@@ -76,7 +74,6 @@ def test_fpr_is_the_one_on_the_roc_curve(inside, outside, tpr):
 
 
 @given(scores, scores)
-@settings(deadline=None)
 def test_auprs_are_areas_of_steps_under_the_curve(inside, outside):
     def area(labels, values):
         precision, recall, _ = precision_recall_curve(labels, values)
@@ -89,7 +86,6 @@ def test_auprs_are_areas_of_steps_under_the_curve(inside, outside):
 
 
 @given(scores, scores)
-@settings(deadline=None)
 def test_order_alone_matters(inside, outside):
     report = detection_report(inside, outside)
     assert all(0.0 <= value <= 1.0 for value in report.values())
@@ -101,7 +97,6 @@ def test_order_alone_matters(inside, outside):
 
 
 @given(scores, scores)
-@settings(deadline=None)
 def test_sets_change_places_with_the_sign(inside, outside):
     mirrored = [-s for s in outside], [-s for s in inside]
     assert auroc(*mirrored) == pytest.approx(auroc(inside, outside))
@@ -110,7 +105,6 @@ def test_sets_change_places_with_the_sign(inside, outside):
 
 
 @given(scores, st.floats(0.01, 1.0))
-@settings(deadline=None)
 def test_threshold_accepts_enough_and_no_higher_one_does(inside, tpr):
     values = np.array(inside)
     threshold = threshold_at_tpr(values, tpr)
@@ -188,7 +182,6 @@ def direct_ece(codes, proba, n_bins):
 
 
 @given(st.integers(0, 1000), st.integers(1, 20), st.integers(2, 5))
-@settings(deadline=None)
 def test_calibration_error_is_equation_3(seed, n_bins, n_classes):
     rng = np.random.default_rng(seed)
     proba = rng.dirichlet(np.ones(n_classes), 40)
