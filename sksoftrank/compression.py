@@ -26,6 +26,8 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor
 
+from sksoftrank.rank import size_of_share
+
 __all__ = ["RankCompressor"]
 
 FloatArray = npt.NDArray[np.float64]
@@ -210,10 +212,7 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if isinstance(self.n_components, Integral):
             return int(self.n_components)
         share = AUTO_SHARE if self.n_components == "auto" else float(self.n_components)
-        cumulative = np.cumsum(s**2)
-        if cumulative[-1] == 0.0:
-            return 1
-        return int(np.searchsorted(cumulative, share * cumulative[-1])) + 1
+        return size_of_share(s**2, share)
 
     def transform(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the coordinates of `X` along the directions kept.

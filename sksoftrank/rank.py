@@ -130,11 +130,17 @@ def _participation_ratio(s: FloatArray) -> float:
 
 
 def _variance_rank(s: FloatArray, share: float) -> int:
-    cumulative = np.cumsum(_relative(s) ** 2)
-    if not cumulative.size:
-        return 0
-    # The last value is the exact total, so share=1.0 is always reached.
-    return int(np.searchsorted(cumulative, share * cumulative[-1])) + 1
+    r = _relative(s)
+    return size_of_share(r**2, share) if r.size else 0
+
+
+def size_of_share(variances: FloatArray, share: float) -> int:
+    """Return the fewest leading variances that hold `share` of the sum, at least one.
+
+    Those that hold just that share do so whatever the last digits of the sums are.
+    """
+    cumulative = np.cumsum(variances)
+    return int(np.searchsorted(cumulative, (share - 1e-12) * cumulative[-1])) + 1
 
 
 def _check_share(name: str, value: float) -> None:

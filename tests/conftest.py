@@ -8,11 +8,32 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_info
 
-# One thread a test process: they run side by side.
-torch.set_num_threads(1)
+# One thread a test process, for they run side by side, unless told otherwise.
+torch.set_num_threads(int(os.environ.get("SKSOFTRANK_TEST_THREADS", "1")))
+
+# No test is timed. Where a change is judged, its chances are not drawn anew.
+settings.register_profile(
+    "sksoftrank", deadline=None, derandomize=bool(os.environ.get("CI"))
+)
+settings.load_profile("sksoftrank")
+
+
+def pytest_report_header(config):
+    """Say which kernels multiply."""
+    torch_kernels = torch.backends.cpu.get_cpu_capability()
+    lines = [f"torch: {torch_kernels} kernels, {torch.get_num_threads()} threads"]
+    lines += [
+        f"{pool['internal_api']}: {pool.get('architecture', 'any')} kernels, "
+        f"{pool['num_threads']} threads, {os.path.basename(pool['filepath'])}"
+        for pool in threadpool_info()
+    ]
+    # oneDNN does not tell which it takes.
+    return [*lines, f"oneDNN: up to {os.environ.get('ONEDNN_MAX_CPU_ISA', 'any')}"]
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ def collect(batches):
     return torch.cat(x), torch.cat(y)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     n=st.integers(1, 60),
     batch_size=st.integers(1, 70),

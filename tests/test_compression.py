@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sksoftrank import RankCompressor
 
-relaxed = settings(max_examples=25, deadline=None)
+relaxed = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 SHAPES = [(60, 8), (8, 60), (9, 9)]
 

@@ -146,7 +146,7 @@ def test_shape_of_rows():
 
 
 @every_kind
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     n=st.integers(1, 3),
     c=st.integers(1, 4),

@@ -19,7 +19,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -282,6 +282,54 @@ def test_a_search_over_a_pipeline(rows, search_class):
         np.testing.assert_allclose(
             got, alone.score_samples(steps[:-1].transform(X_new))
         )
+
+
+class Thin(BaseEstimator):
+    """A sampler as in imbalanced-learn: takes every other row, in training alone."""
+
+    def fit_resample(self, X, y):
+        return X[::2], y[::2]
+
+
+class SamplingPipeline(Pipeline):
+    """The part of imbalanced-learn's pipeline that matters: samplers, skipped later."""
+
+    def _validate_steps(self):
+        pass
+
+    def _iter(self, *args, **kwargs):
+        for step in super()._iter(*args, **kwargs):
+            if not hasattr(step[2], "fit_resample"):
+                yield step
+
+    def fit(self, X, y):
+        for _, step in self.steps[:-1]:
+            if hasattr(step, "fit_resample"):
+                X, y = step.fit_resample(X, y)
+            elif step not in (None, "passthrough"):
+                X = step.fit_transform(X)
+        self.steps[-1][1].fit(X, y)
+        return self
+
+
+@every_method
+def test_samplers_and_passthrough_are_skipped(blobs, method):
+    X, y = blobs
+    X = X[:, ::-1] * [1.0, 10.0, 0.1, 5.0]
+    model = LogisticRegression()
+    steps = [
+        ("sampler", Thin()),
+        ("nothing", "passthrough"),
+        ("scaler", StandardScaler()),
+        ("none", None),
+        ("inner", SamplingPipeline([("again", Thin()), ("model", model)])),
+    ]
+    pipeline = SamplingPipeline(steps).fit(X, y)
+    scaler = pipeline.named_steps["scaler"]
+    np.testing.assert_array_equal(scaler.mean_, X[::2].mean(axis=0))
+    got = OODDetector(pipeline, method).fit(X, y).score_samples(X)
+    alone = OODDetector(model, method).fit(scaler.transform(X), y)
+    np.testing.assert_array_equal(got, alone.score_samples(scaler.transform(X)))
 
 
 @every_method
@@ -592,7 +640,7 @@ def test_no_row_of_fit_stands_on_the_threshold(method):
     scores = detector.score_samples(Z)
     if method in OPTIMISTIC:
         method = detector._method
-        rows = Rows(detector.estimator_, Z, method.name, detector._head)
+        rows = Rows.seen_by(detector.estimator_, Z, method.name)
         scores = method.score_as_new(rows, y, detector)
     below, above = np.sort(scores)[9:11]
     assert detector.offset_ == pytest.approx((below + above) / 2)
@@ -653,6 +701,67 @@ def test_knn_threshold_holds_for_new_rows():
     new, _ = draw(n=2000, seed=1)
     # Standard error 0.5 %.
     assert (detector.predict(new) == 1).mean() == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["residual", "vim"])
+@pytest.mark.parametrize("n_components", [22, 25, 29])
+def test_a_principal_space_of_almost_as_many_directions_as_rows(method, n_components):
+    """The parts that set the threshold have fewer rows, and no fewer are allowed."""
+    Z, y = draw(n=30, width=40, distance=10.0)
+    clf = Plain(np.eye(40, 3), np.zeros(3)).fit(Z)
+    detector = OODDetector(clf, method, n_components=n_components).fit(Z, y)
+    assert detector._method.null_space.shape == (40, 40 - n_components)
+    new, _ = draw(n=300, width=40, distance=10.0, seed=1)
+    assert (detector.predict(new) == 1).mean() > 0.5
+    detector.set_params(n_components=30)
+    message = r"the rank 30 .*\(n_samples = 30, n_features = 40\), got 30"
+    with pytest.raises(ValueError, match=message):
+        detector.fit(Z, y)
+
+
+def test_parts_that_differ_less_than_the_rows_do():
+    """One row alone differs: the parts without it have no covariance."""
+    Z, y = np.zeros((30, 3)), np.zeros(30, dtype=int)
+    Z[7] = 1.0
+    message = "takes 24 of the n_samples = 30 rows given .* differ within their classes"
+    with pytest.raises(ValueError, match=message):
+        OODDetector(plain(3, 3), "mahalanobis").fit(Z, y)
+
+
+class Once(Plain):
+    """Counts how often it looks at rows, and how many."""
+
+    def embed(self, X):
+        self.seen = [*getattr(self, "seen", []), len(X)]
+        return super().embed(X)
+
+    def decision_function(self, X):
+        self.asked = [*getattr(self, "asked", []), len(X)]
+        return super().decision_function(X)
+
+
+@pytest.mark.parametrize(
+    "quantity", ["features", "scores", "logits", "log_proba", "rounding", "eps", "head"]
+)
+@pytest.mark.parametrize("before", [False, True])
+def test_a_part_has_what_the_whole_has_of_its_rows(quantity, before):
+    Z, _ = draw(n=20)
+    clf = Once(plain(8, 3).weights, plain(8, 3).offset).fit(Z)
+    whole = Rows.seen_by(clf, Z.astype(np.float32), "energy")
+    if before:
+        getattr(whole, quantity)
+    index = np.array([3, 17, 4])
+    part = whole.take(index).take(np.array([2, 0]))
+    got, expected = getattr(part, quantity), getattr(whole, quantity)
+    if quantity == "rounding":
+        length = np.linalg.norm(Z[[4, 3]]) / np.sqrt(2)
+        assert got == pytest.approx(np.finfo(np.float32).eps * length)
+    elif quantity in ("eps", "head"):
+        assert got is expected
+    else:
+        np.testing.assert_array_equal(got, expected[[4, 3]])
+    assert {*getattr(clf, "seen", []), *getattr(clf, "asked", [])} <= {20}
+    assert part.X is None
 
 
 # -- Other classifiers ----------------------------------------------------------------
@@ -856,7 +965,7 @@ def test_changed_parameters_wait_for_the_next_fit(blobs):
         ),
         (
             {"method": "residual", "n_components": 4},
-            r"n_components must be less than the rank 4 .*n_features = 4\), got 4",
+            r"the rank 4 .*\(n_samples = 300, n_features = 4\), got 4",
         ),
         (
             {"method": "neco", "n_components": 5},

@@ -59,7 +59,7 @@ def test_without_validation_it_is_scikit_learn_s(n_out, names):
     assert all(len(valid) == 0 for _, valid, _ in folds(cv, X, y, groups))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.lists(st.integers(0, 5), min_size=8, max_size=60).filter(
         lambda g: len(set(g)) > 2
@@ -272,7 +272,7 @@ def test_lengths_must_agree():
 # The order under it
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(strata=st.lists(st.integers(0, 4), min_size=1, max_size=50))
 def test_every_beginning_of_the_order_is_stratified(strata):
     strata = np.array(strata)

@@ -419,7 +419,7 @@ def test_strange_memory_layouts(digits):
 # -- Weights ---------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), n=st.integers(4, 30), as_sparse=st.booleans())
 def test_a_weight_is_a_repetition(seed, n, as_sparse):
     rng = np.random.default_rng(seed)

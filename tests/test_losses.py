@@ -23,7 +23,7 @@ from sksoftrank.losses import (
     temperature_softmax,
 )
 
-relaxed = settings(max_examples=25, deadline=None)
+relaxed = settings(max_examples=25)
 seeds = st.integers(0, 2**31)
 temperatures = st.floats(1e-2, 1e3)
 MOVING = [LinearTemperature, CosineTemperature, ExponentialTemperature]

@@ -275,7 +275,7 @@ def images(*shape, seed=0):
 SIDE = st.integers(1, 9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.one_of(st.tuples(SIDE, SIDE), st.tuples(SIDE, SIDE, SIDE)),
     n=st.integers(1, 3),
@@ -398,7 +398,7 @@ def test_networks_have_a_generator_of_their_own(make):
 # -- Augmentation ----------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.one_of(st.tuples(SIDE, SIDE), st.tuples(SIDE, SIDE, SIDE)),
     n=st.integers(1, 3),
@@ -480,7 +480,7 @@ def test_augmentation_refuses_what_it_has_not(kinds):
 # -- The transformer -------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     c=st.integers(1, 4),
     tiles=st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -505,7 +505,7 @@ def test_transformer_takes_any_image(c, tiles, patch_size, n, n_heads, depth):
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     cardinalities=st.lists(st.integers(1, 4), max_size=3),
     n_numeric=st.integers(0, 3),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import sklearn
 from optuna.distributions import CategoricalDistribution, FloatDistribution
-from scipy import stats
+from scipy import sparse, stats
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import make_classification
 from sklearn.decomposition import PCA
@@ -1022,6 +1022,25 @@ def test_metadata_routing(data):
     np.testing.assert_array_equal(
         search.results_["n_components"], expected.results_["n_components"]
     )
+
+
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+@pytest.mark.parametrize("name", ["bsr", "coo", "csc", "csr", "dia", "dok", "lil"])
+def test_foreign_rows_in_any_sparse_format(data, name, kind):
+    X, y, domains = data
+    form = getattr(sparse, f"{name}_{kind}")
+    own = domains < 2
+    foreign = {"y_ood": y[~own], "domains_ood": domains[~own]}
+    plan = make_plan(X[own], y[own], X_ood=form(X[~own]), cv=2, **foreign)
+    expected = make_plan(X[own], y[own], X_ood=X[~own], cv=2, **foreign)
+    for split, dense in zip(plan.splits, expected.splits, strict=True):
+        for d in dense.ood:
+            cuts = [split.ood[d], *split.parts[d]], [dense.ood[d], *dense.parts[d]]
+            for got, wanted in zip(*cuts, strict=True):
+                np.testing.assert_array_equal(got.cut()[0].toarray(), wanted.cut()[0])
+    search = make_search(LogisticRegression(), {"C": [0.1, 1.0]}, n_trials=3)
+    search.fit(form(X[own]), y[own], X_ood=form(X[~own]), **foreign)
+    assert len(search.domains_) == 2
 
 
 def test_frames_and_labels_that_are_words(data):

@@ -17,7 +17,7 @@ FUNCTIONS = [
     rank.participation_ratio,
     rank.variance_rank,
 ]
-relaxed = settings(max_examples=25, deadline=None)
+relaxed = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 12)
 

@@ -173,7 +173,7 @@ def stacks(draw, batch_sizes):
     return members, kind
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(stack=stacks([1, 7, 16, 33, 128]))
 def test_deterministic_members_equal_autograd_to_the_last_bit(stack):
     members, kind = stack
@@ -186,7 +186,7 @@ def test_deterministic_members_equal_autograd_to_the_last_bit(stack):
         )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 # Roundings add up over steps, and batches of one row make hundreds in five epochs.
 @given(stack=stacks([7, 16, 33, 128]))
 def test_fast_members_equal_autograd_to_a_rounding(stack):
@@ -600,7 +600,7 @@ def assert_same(members, others):
         assert torch.equal(weights(a.module), weights(b.module))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(stack=stacks([1, 7, 33]), deterministic=st.booleans())
 def test_replayed_steps_equal_steps_to_the_last_bit(stack, deterministic):
     members, kind = stack

@@ -105,7 +105,7 @@ def stream_of(sizes, batch_size=4, **params):
 # -- Batches ---------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(st.integers(1, 90), min_size=1, max_size=12),
     st.integers(1, 9),

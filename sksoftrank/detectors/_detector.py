@@ -229,7 +229,7 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         """
         classifier = self._fitted_classifier(X, y)
         method = METHODS[self.method]()
-        rows = Rows(classifier, X, self.method)
+        rows = Rows.seen_by(classifier, X, self.method)
         codes = self._codes(classifier, X, y) if method.uses_labels else None
         method.fit(rows, codes, self)
         scores = method.score_as_new(rows, codes, self)
@@ -291,7 +291,7 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             Score of the method; higher is more in-distribution.
         """
         check_is_fitted(self)
-        rows = Rows(self.estimator_, X, self._method.name, self._head)
+        rows = Rows.seen_by(self.estimator_, X, self._method.name, self._head)
         return self._method.score(rows)
 
     def decision_function(self, X: Any) -> FloatArray:

@@ -14,14 +14,14 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
-from sksoftrank.detectors._rows import Codes, FloatArray, Rows
+from sksoftrank.detectors._rows import EPS, Codes, FloatArray, Rows
+from sksoftrank.rank import size_of_share
 
 if TYPE_CHECKING:
     from sksoftrank.detectors._detector import OODDetector
 
 # Parts that the rows of `fit` are cut into for a threshold that holds for new ones.
 _FOLDS = 5
-_EPS = float(np.finfo(np.float64).eps)
 
 
 class Method(ABC):
@@ -54,9 +54,16 @@ class Method(ABC):
         for part in np.array_split(order, _FOLDS):
             others = np.setdiff1d(order, part)
             method = type(self)()
-            method.fit(
-                rows.take(others), None if codes is None else codes[others], options
-            )
+            try:
+                method.fit(
+                    rows.take(others), None if codes is None else codes[others], options
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f"The threshold for new rows takes {len(others)} of the n_samples "
+                    f"= {n} rows given to fit, to score the others by, and of these: "
+                    f"{error}"
+                ) from error
             scores[part] = method.score(rows.take(part))
         return scores
 
@@ -113,15 +120,22 @@ class _KNN(Method):
             )
         self.neighbors = NearestNeighbors(n_neighbors=options.n_neighbors)
         self.neighbors.fit(normalize(rows.features))
+        self.eps = rows.eps
 
     def score(self, rows: Rows) -> FloatArray:
-        return -self.neighbors.kneighbors(normalize(rows.features))[0][:, -1]
+        return self._score(rows, normalize(rows.features))
+
+    def _score(self, rows: Rows, queries: FloatArray | None) -> FloatArray:
+        distances = self.neighbors.kneighbors(queries)[0][:, -1]
+        # Of equal rows it is rounding: the root of it, where found from squares.
+        least = 8 * max(np.sqrt(EPS), self.eps, rows.eps)
+        return -np.where(distances > least, distances, 0.0)
 
     def score_as_new(
         self, rows: Rows, codes: Codes | None, options: OODDetector
     ) -> FloatArray:
         # No row is its own neighbour, as none of the new ones will be.
-        return -self.neighbors.kneighbors()[0][:, -1]
+        return self._score(rows, None)
 
 
 class _Mahalanobis(Method):
@@ -181,26 +195,21 @@ class _Residual(Method):
             rows.rounding,
             f"method={self.name!r} needs features away from the point of no logits",
         )
-        size = self._size(variances, Z.shape[1], options.n_components)
-        self.null_space = directions[:, size:]
-
-    @staticmethod
-    def _size(variances: FloatArray, width: int, n_components: Any) -> int:
-        rank = len(variances)
-        if isinstance(n_components, Integral):
-            if int(n_components) >= rank:
-                raise ValueError(
-                    f"n_components must be less than the rank {rank} of the features "
-                    f"(n_features = {width}), got {n_components}: nothing would remain "
-                    "outside the principal space. Lower it, or use 'auto'."
-                )
-            return int(n_components)
-        if n_components == "auto":
+        rank, width = len(variances), Z.shape[1]
+        size: Any = options.n_components
+        if size == "auto":
             # As in the code of the paper.
             size = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
-        else:
-            size = _size_of_share(variances, n_components)
-        return min(size, rank - 1)
+        elif not isinstance(size, Integral):
+            size = size_of_share(variances, size)
+        elif int(size) >= rank and rows.whole is None:
+            raise ValueError(
+                f"n_components must be less than the rank {rank} of the features "
+                f"(n_samples = {len(Z)}, n_features = {width}), got {size}: nothing "
+                "would remain outside the principal space. Lower it, or use 'auto'."
+            )
+        # Of a part of the rows the rank may be less.
+        self.null_space = directions[:, min(size, rank - 1) :]
 
     def residual(self, rows: Rows) -> FloatArray:
         return linalg.norm((rows.features - self.origin) @ self.null_space, axis=1)
@@ -245,7 +254,7 @@ class _NECO(Method):
             # Collapsed, the classes' means lie on a simplex of as many directions.
             n_components = min(max(rows.logits.shape[1] - 1, 1), width)
         elif not isinstance(n_components, Integral):
-            n_components = _size_of_share(variances, n_components)
+            n_components = size_of_share(variances, n_components)
         elif n_components > width:
             raise ValueError(
                 f"n_components must be at most the {width} columns of the features, "
@@ -276,7 +285,7 @@ def _spectrum(
         model = EmpiricalCovariance(store_precision=False, assume_centered=True)
         values, directions = linalg.eigh(model.fit(deviations).covariance_)
         values, directions = values[::-1], directions[:, ::-1]
-        variances = values[values > _EPS * max(n, d) * values[0] + rounding**2]
+        variances = values[values > EPS * max(n, d) * values[0] + rounding**2]
     if not len(variances):
         raise ValueError(
             f"{need}, got n_samples = {n} of {d} columns that do not. Pass more rows, "
@@ -292,11 +301,6 @@ def _whitening(deviations: FloatArray, rounding: float, need: str) -> FloatArray
     """
     variances, directions = _spectrum(deviations, rounding, need)
     return directions[:, : len(variances)] / np.sqrt(variances)
-
-
-def _size_of_share(variances: FloatArray, share: float) -> int:
-    cumulative = np.cumsum(variances)
-    return int(np.searchsorted(cumulative, share * cumulative[-1])) + 1
 
 
 METHODS: dict[str, type[Method]] = {

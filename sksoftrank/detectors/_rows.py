@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,22 +21,55 @@ from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassi
 
 FloatArray = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
+EPS = float(np.finfo(np.float64).eps)
 Head = tuple[FloatArray, FloatArray]  # (d, c) and (c,): logits = z @ W + b
 
 
+def _per_row(compute: Callable[[Rows], FloatArray]) -> cached_property[FloatArray]:
+    """Make a property that is computed of all rows once, and cut for a part of them."""
+
+    def value(rows: Rows) -> FloatArray:
+        if rows.whole is None:
+            return compute(rows)
+        values: FloatArray = getattr(rows.whole, compute.__name__)[rows.index]
+        return values
+
+    return cached_property(value)
+
+
+@dataclass(eq=False)
 class Rows:
-    """Features and logits of rows, each computed once, when a method first asks."""
+    """Features and logits of rows, each computed once, when a method first asks.
 
-    def __init__(
-        self, classifier: Any, X: Any, method: str, head: Head | None = None
-    ) -> None:
-        self.last, self.X = _unwrap(classifier, X)
-        self.method = method
-        self.known_head = head
-        # Of the least precise numbers that the classifier gave.
-        self.eps = float(np.finfo(np.float64).eps)
+    `last` is the classifier that sees `X`. A part has no `X`: only the `whole`, and its
+    `index` there.
+    """
 
-    @cached_property
+    last: Any
+    X: Any
+    method: str
+    known_head: Head | None = None
+    whole: Rows | None = None
+    index: Codes | None = None
+    _eps: float = EPS
+
+    @classmethod
+    def seen_by(
+        cls, classifier: Any, X: Any, method: str, head: Head | None = None
+    ) -> Rows:
+        """Return the rows as the classifier within pipelines and searches sees them."""
+        return cls(*_unwrap(classifier, X), method, head)
+
+    def take(self, index: Codes) -> Rows:
+        """Return some of the rows."""
+        return replace(self, X=None, whole=self, index=index)
+
+    @property
+    def eps(self) -> float:
+        """Machine epsilon of the least precise numbers that the classifier gave."""
+        return self._eps if self.whole is None else self.whole.eps
+
+    @_per_row
     def features(self) -> FloatArray:
         """Penultimate representation (n, d)."""
         if hasattr(self.last, "embed"):
@@ -56,19 +90,11 @@ class Rows:
     def _read(self, values: Any, name: str, **params: Any) -> FloatArray:
         dtype = np.asarray(values).dtype
         if dtype.kind == "f":
-            self.eps = max(self.eps, float(np.finfo(dtype).eps))
+            self._eps = max(self._eps, float(np.finfo(dtype).eps))
         checked: FloatArray = check_array(
             values, dtype=np.float64, input_name=name, **params
         )
         return checked
-
-    def take(self, index: Codes) -> Rows:
-        """Return some of the rows, as far as they are computed."""
-        part = copy.copy(self)
-        for name in ("features", "logits"):
-            if name in vars(self):
-                vars(part)[name] = vars(self)[name][index]
-        return part
 
     @property
     def rounding(self) -> float:
@@ -76,9 +102,9 @@ class Rows:
         length = float(np.sqrt(np.mean(np.sum(self.features**2, axis=1))))
         return self.eps * length
 
-    @cached_property
+    @_per_row
     def scores(self) -> FloatArray:
-        """What the decision function says, as one column a class (n, c)."""
+        """Output of the decision function, as one column a class (n, c)."""
         n_classes = len(self.last.classes_)
         scores = self._read(
             self.last.decision_function(self.X),
@@ -97,7 +123,7 @@ class Rows:
             )
         return scores
 
-    @cached_property
+    @_per_row
     def logits(self) -> FloatArray:
         """Logits before any division by a temperature (n, c)."""
         if _is_ours(self.last):
@@ -113,7 +139,7 @@ class Rows:
             )
         return self.scores * float(getattr(self.last, "temperature_", 1.0))
 
-    @cached_property
+    @_per_row
     def log_proba(self) -> FloatArray:
         """Logarithms of the probabilities that the classifier reports (n, c)."""
         if isinstance(self.last, BaseSoftRankClassifier):
@@ -128,6 +154,8 @@ class Rows:
     @property
     def head(self) -> Head:
         """The affine map from features to logits."""
+        if self.whole is not None:
+            return self.whole.head
         if self.known_head is None:
             self.known_head = self._find_head()
         return self.known_head
@@ -149,8 +177,9 @@ class Rows:
             if W.shape[1] == 1:
                 W, b = np.hstack([-W / 2, W / 2]), np.concatenate([-b / 2, b / 2])
             return W.astype(np.float64), b.astype(np.float64)
-        ones = np.ones((len(self.features), 1))
-        solution = linalg.lstsq(np.hstack([self.features, ones]), self.logits)[0]
+        Z = np.hstack([self.features, np.ones((len(self.features), 1))])
+        # A direction that only rounding gives the rows says nothing of the logits.
+        solution = linalg.lstsq(Z, self.logits, cond=self.eps * max(Z.shape))[0]
         return solution[:-1], solution[-1]
 
 
@@ -162,9 +191,13 @@ def _unwrap(classifier: Any, X: Any) -> tuple[Any, Any]:
         elif isinstance(classifier, BaseSearchCV):
             classifier = classifier.best_estimator_
         elif isinstance(classifier, Pipeline):
-            if len(classifier) > 1:
-                X = classifier[:-1].transform(X)
-            classifier = classifier[-1]
+            for _, step in classifier.steps[:-1]:
+                # Samplers, as imbalanced-learn calls them, are for training alone.
+                if step not in (None, "passthrough") and not hasattr(
+                    step, "fit_resample"
+                ):
+                    X = step.transform(X)
+            classifier = classifier.steps[-1][1]
         else:
             return classifier, X
 

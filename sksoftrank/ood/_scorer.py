@@ -8,12 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import get_scorer
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import (
-    _num_samples,
-    check_consistent_length,
-    column_or_1d,
-)
+from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils.validation import _num_samples, column_or_1d
 
 Scorer = Callable[..., float]
 
@@ -114,11 +110,10 @@ def make_ood_scorer(
             "domains must say which domain each row comes from for aggregate='worst', "
             "got None. Pass domains, or use aggregate='mean'."
         )
-    check_consistent_length(X_ood, y_ood, domains)
+    # Rows of any sparse format can then be taken.
+    X_ood, y_ood, domains = indexable(X_ood, y_ood, domains)
     if _num_samples(X_ood) == 0:
         raise ValueError("X_ood must have at least one row, got none. Pass some.")
-    if hasattr(X_ood, "tocsr"):
-        X_ood = X_ood.tocsr()  # Other sparse formats can't be indexed.
     parts = [(X_ood, y_ood)]
     if domains is not None:
         names = column_or_1d(domains)

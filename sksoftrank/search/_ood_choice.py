@@ -13,9 +13,16 @@ from scipy import stats
 FloatArray = npt.NDArray[np.float64]
 
 
-def _rounded(score: float) -> float:
-    """Return a score without the digits that the order of a sum decides."""
-    return round(score, 12)
+def rounded(score: float) -> float:
+    """Return a score without the digits that the order of a sum decides.
+
+    Forty binary places, as no share of fewer than 2**41 rows lies halfway between two:
+    of decimal places, some shares of 8192 rows do.
+    """
+    if not math.isfinite(score):
+        return score
+    exponent = max(math.frexp(score)[1], 0) - 40
+    return math.ldexp(round(math.ldexp(score, -exponent)), exponent)
 
 
 @dataclass
@@ -70,7 +77,9 @@ def paired_gain(
     each replicate and part; likewise of the mean where the domains are no sample, as
     long as there are two replicates. With less than two pairs the error is NaN.
     """
-    gain = candidate.ood_score(aggregate) - baseline.ood_score(aggregate)
+    gain = rounded(candidate.ood_score(aggregate)) - rounded(
+        baseline.ood_score(aggregate)
+    )
     a, b = candidate.ood[..., None], baseline.ood[..., None]
     if candidate.parts is not None and baseline.parts is not None:
         a, b = candidate.parts, baseline.parts
@@ -133,7 +142,10 @@ def pareto_front(outcomes: Sequence[Outcome], aggregate: str) -> list[int]:
     Larger scores out of and in distribution, and fewer columns, are better.
     """
     points = np.array(
-        [[o.ood_score(aggregate), o.id_score, -o.n_components] for o in outcomes]
+        [
+            [rounded(o.ood_score(aggregate)), rounded(o.id_score), -o.n_components]
+            for o in outcomes
+        ]
     )
     return [
         place
@@ -181,14 +193,14 @@ def choose(
         The place of the chosen one.
     """
     best_id = max(outcome.id_score for outcome in outcomes)
-    least_id = _rounded(best_id - id_tolerance)
+    least_id = rounded(best_id - id_tolerance)
     places = range(len(outcomes))
-    feasible = [k for k in places if _rounded(outcomes[k].id_score) >= least_id]
+    feasible = [k for k in places if rounded(outcomes[k].id_score) >= least_id]
     # Tuned as anybody would: a rate picked by the score under the shift is a choice
     # like any other, and must prove itself.
     baseline = max(
         (k for k in places if outcomes[k].is_baseline),
-        key=lambda k: (_rounded(outcomes[k].id_score), -k),
+        key=lambda k: (rounded(outcomes[k].id_score), -k),
         default=None,
     )
     others = [k for k in feasible if k != baseline]
@@ -214,7 +226,7 @@ def choose(
     gains = _gains(outcomes, others, baseline, aggregate, is_sample)
     # One pair has no error, which is no evidence.
     sure = {
-        k: -math.inf if math.isnan(error) else _rounded(gain - n_errors * error)
+        k: -math.inf if math.isnan(error) else rounded(gain - n_errors * error)
         for k, (gain, error) in gains.items()
     }
     best = max(others, key=lambda k: (sure[k], *_preference(outcomes, k, aggregate)))
@@ -255,8 +267,8 @@ def _preference(
     outcome = outcomes[place]
     size = outcome.n_components
     return (
-        _rounded(outcome.ood_score(aggregate)),
-        _rounded(outcome.id_score),
+        rounded(outcome.ood_score(aggregate)),
+        rounded(outcome.id_score),
         -math.inf if math.isnan(size) else -size,
         -place,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold, check_cv
-from sklearn.utils import check_consistent_length
+from sklearn.utils import check_consistent_length, indexable
 from sklearn.utils._indexing import _safe_indexing
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -106,7 +106,8 @@ def make_plan(
         return _leave_one_domain_out(X, y, domains, cv, split_params, seed)
     folds = _folds(X, y, cv, split_params, seed)
     if X_ood is not None:
-        check_consistent_length(X_ood, y_ood, domains_ood)
+        # Rows of any sparse format can then be taken.
+        X_ood, y_ood, domains_ood = indexable(X_ood, y_ood, domains_ood)
         if _num_samples(X_ood) == 0:
             raise ValueError("X_ood must hold at least one row, got none. Pass rows.")
         _check_columns(X, X_ood)
