@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     balanced_accuracy_score,
@@ -344,6 +345,60 @@ def test_beside_other_metrics_and_weights(problem):
     np.testing.assert_allclose(
         single.cv_results_["mean_test_score"], results["mean_test_ood"]
     )
+
+
+def test_a_loss_is_told_of_the_classes_that_a_domain_lacks(problem):
+    X, y, X_ood, y_ood, domains = problem
+    model = LogisticRegression().fit(X, y)
+    rows = (domains != 4) | (y_ood == "b")
+    scorer = make_ood_scorer(
+        X_ood[rows], y_ood[rows], domains=domains[rows], scoring="neg_log_loss"
+    )
+    expected = [
+        -log_loss(y_ood[own], model.predict_proba(X_ood[own]), labels=["a", "b", "c"])
+        for own in (rows & (domains == d) for d in (2, 3, 4))
+    ]
+    assert scorer(model) == pytest.approx(np.mean(expected))
+    report = ood_report(model, X, y, {"b": (X_ood[rows][60:], y_ood[rows][60:])})
+    assert report[-1]["log_loss"] == pytest.approx(-expected[-1])
+    search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, scoring=scorer, cv=3)
+    assert np.isfinite(search.fit(X, y).best_score_)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "labels", "reason"),
+    [
+        ("roc_auc_ovr", ["a", "b"], r"no row is of \['c'\]"),
+        ("neg_log_loss", ["a", "b", "d"], r"and no fit knows \['d'\]"),
+    ],
+)
+def test_a_domain_without_a_score_is_left_out_by_name(problem, scoring, labels, reason):
+    X, y, X_ood, y_ood, domains = problem
+    model = LogisticRegression().fit(X, y)
+    y_ood = np.where(domains == 4, np.resize(labels, 90), y_ood)
+    known = domains != 4
+    rest = make_ood_scorer(
+        X_ood[known], y_ood[known], domains=domains[known], scoring=scoring
+    )
+    scorer = make_ood_scorer(X_ood, y_ood, domains=domains, scoring=scoring)
+    said = f"scoring='{scoring}' is not defined on domain '4', where .*{reason}"
+    with pytest.warns(UndefinedMetricWarning, match=said):
+        assert scorer(model) == rest(model)
+    alone = make_ood_scorer(X_ood[~known], y_ood[~known], scoring=scoring)
+    with pytest.raises(ValueError, match=f"domain 'X_ood', where .*{reason}"):
+        alone(model)
+
+
+def test_a_score_that_one_model_lacks_is_not_left_out(problem):
+    X, y, X_ood, y_ood, _ = problem
+
+    def score(estimator, X, y):
+        return np.nan if y[0] == "a" else 1.0
+
+    scorer = make_ood_scorer(
+        X_ood, np.sort(y_ood), domains=np.sort(y_ood), scoring=score
+    )
+    assert np.isnan(scorer(LogisticRegression().fit(X, y)))
 
 
 def test_scorer_survives_a_pickle(problem):

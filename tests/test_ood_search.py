@@ -14,9 +14,15 @@ from scipy import sparse, stats
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import make_classification
 from sklearn.decomposition import PCA
-from sklearn.exceptions import FitFailedWarning
+from sklearn.exceptions import FitFailedWarning, UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit, cross_validate
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    PredefinedSplit,
+    ShuffleSplit,
+    cross_validate,
+)
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -461,6 +467,153 @@ def test_bad_domains(data):
             make_search().fit(X, y, domains=bad)
     with pytest.raises(ValueError, match="shape of X"):
         make_search().fit(X, y, X_ood=X[:, :3], y_ood=y)
+
+
+# -- Domains without one of the classes, or with one of their own ----------------------
+
+
+def one_sided(data, lacking=(), holding=()):
+    """Return the data with domain 3 without some classes, or with others of its own."""
+    X, y, domains = data
+    y = y.copy()
+    y[(domains == 3) & np.isin(y, lacking)] = 0
+    for label in holding:
+        y[np.flatnonzero((domains == 3) & (y == 0))[:6]] = label
+    return X, y, domains
+
+
+@pytest.mark.parametrize("source", ["domains", "X_ood"])
+@pytest.mark.parametrize("scoring", ["neg_log_loss", "neg_brier_score"])
+def test_a_loss_is_told_of_the_classes_that_a_domain_lacks(data, source, scoring):
+    X, y, domains = one_sided(data, lacking=[2])
+    own = domains < 2
+    rows, rest = (X, y), {"domains": domains}
+    if source == "X_ood":
+        rows = (X[own], y[own])
+        rest = {"X_ood": X[~own], "y_ood": y[~own], "domains_ood": domains[~own]}
+    search = make_search(n_trials=5, scoring=scoring).fit(*rows, **rest)
+    assert search.domains_[-1] == "3"
+    assert (search.cv_results_["state"] == "COMPLETE").all()
+    if source == "X_ood":
+        # By hand: the mean over folds of what the probabilities of all classes cost.
+        (base, *_), folds = search.cv_results_["params"], search.study_.trials[0]
+        scores = outcome(folds).ood[:, 1]
+        plan = make_plan(*rows, cv=2, seed=search._seeds()[0], **rest)
+        for split, score in zip(plan.splits, scores, strict=True):
+            model = make(**base, random_state=search._seeds()[1])
+            model.fit(X[own][split.train], y[own][split.train])
+            P = model.predict_proba(X[domains == 3])
+            right = np.eye(3)[y[domains == 3]]
+            expected = {
+                "neg_log_loss": np.log((P * right).sum(axis=1)).mean(),
+                "neg_brier_score": -((P - right) ** 2).sum(axis=1).mean(),
+            }[scoring]
+            assert score == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "change", "reason"),
+    [
+        ("roc_auc_ovr", {"lacking": [2]}, r"no row is of \[2\]"),
+        ("roc_auc_ovo", {"lacking": [1, 2]}, r"no row is of \[1, 2\]"),
+        ("neg_log_loss", {"holding": [7]}, r"no fit knows \[7\]"),
+        ("neg_log_loss", {"lacking": [2], "holding": [7]}, r"\[2\] and no fit knows"),
+    ],
+)
+def test_a_domain_without_a_score_is_left_out_by_name(data, scoring, change, reason):
+    X, y, domains = one_sided(data, **change)
+    search = make_search(n_trials=5, scoring=scoring)
+    said = f"scoring='{scoring}' is not defined on domain '3', where .*{reason}"
+    with pytest.warns(UndefinedMetricWarning, match=said) as record:
+        search.fit(X, y, domains=domains)
+    assert record[0].filename == __file__
+    assert search.domains_ == ["0", "1", "2"]
+    assert search.n_splits_ == 6
+    assert np.isfinite(search.cv_results_["ood_score"]).all()
+    # It is a source of the others all the same.
+    assert set(search.classes_) == set(y)
+
+
+def test_two_classes_and_a_domain_of_one_of_them(data):
+    X, y, domains = data
+    y = np.where((domains == 1) | (y == 0), "no", "yes")
+    search = make_search(n_trials=5, scoring="roc_auc", aggregate="worst")
+    own = domains == 0
+    with pytest.warns(UndefinedMetricWarning, match="domain '1', where no row is of"):
+        search.fit(
+            X[own], y[own], X_ood=X[~own], y_ood=y[~own], domains_ood=domains[~own]
+        )
+    assert search.domains_ == ["2", "3"]
+    assert outcome(search.study_.trials[0]).parts.shape[1] == 2
+
+
+def test_classes_do_not_matter_to_accuracy(data):
+    X, y, domains = one_sided(data, lacking=[2], holding=[7])
+    search = make_search(n_trials=5).fit(X, y, domains=domains)
+    assert search.domains_ == ["0", "1", "2", "3"]
+    assert np.isfinite(search.cv_results_["ood_score_3"]).all()
+
+
+def test_no_search_without_a_score(data, monkeypatch):
+    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    X, y, domains = data
+    y = np.minimum(y, 1)
+    for d in range(4):
+        y[(domains == d)] = d % 2
+    with pytest.raises(ValueError, match="leaves no domain to score"):
+        make_search(scoring="roc_auc").fit(X, y, domains=domains)
+    # A fold of source rows without a class.
+    y, folds = data[1], [(np.arange(80), np.flatnonzero(data[1][80:] > 0) + 80)]
+    with pytest.raises(ValueError, match=r"held-out source rows, but .* of \[0\]"):
+        make_search(scoring="roc_auc_ovr", cv=folds, shifts=SHIFTS).fit(X, y)
+
+
+# -- Folds of one's own ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [list, iter])
+def test_an_iterator_gives_its_folds_to_every_domain(data, form):
+    X, y, domains = data
+    folds = [(np.arange(60), np.arange(60, 120)), (np.arange(60, 120), np.arange(60))]
+    expected = make_plan(X, y, domains=domains, cv=KFold(2))
+    plan = make_plan(X, y, domains=domains, cv=form(folds[::-1]))
+    for own, other in zip(expected.splits, plan.splits, strict=True):
+        np.testing.assert_array_equal(own.train, other.train)
+        np.testing.assert_array_equal(own.id.rows, other.id.rows)
+    masks = [tuple(np.isin(np.arange(120), rows) for rows in fold) for fold in folds]
+    plan = make_plan(X, y, domains=domains, cv=form(masks[::-1]))
+    np.testing.assert_array_equal(plan.splits[-1].train, expected.splits[-1].train)
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        (PredefinedSplit(np.arange(160) % 2), "the 120 rows of .*domain '0'"),
+        (iter([(np.arange(100), np.arange(100, 160))]), "120 rows .*StratifiedKFold"),
+        ([(np.ones(160, dtype=bool), np.arange(3))], "the 120 rows of the source"),
+        ([(np.arange(50), np.arange(40, 60))], "50 and 20 rows .* 10 of them the same"),
+        ([([], [1, 2])], "got 0 and 2 rows"),
+        ([([1, 2], [])], "got 2 and 0 rows"),
+        (iter([]), "at least one split"),
+    ],
+)
+def test_folds_that_do_not_fit_are_refused(data, cv, message, monkeypatch):
+    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    X, y, domains = data
+    with pytest.raises(ValueError, match=message):
+        make_search(cv=cv).fit(X, y, domains=domains)
+
+
+def test_folds_of_all_rows_must_fit_too(data):
+    X, y, _ = data
+    for cv, message in [
+        ([(np.arange(80), np.arange(100, 161))], "indices of the 160 rows of X"),
+        ([(np.arange(80), np.arange(79, 160))], "1 of them the same"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make_search(cv=cv, shifts=SHIFTS).fit(X, y)
+    plan = make_plan(X, y, shifts=SHIFTS, cv=PredefinedSplit(np.arange(160) % 2))
+    np.testing.assert_array_equal(plan.splits[1].id.rows, np.arange(1, 160, 2))
 
 
 # -- Spaces ----------------------------------------------------------------------------

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import get_scorer
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.validation import _num_samples, column_or_1d
+
+from sksoftrank.ood._rows import score_rows, undefined_on, why_undefined
 
 Scorer = Callable[..., float]
 
@@ -18,7 +22,11 @@ class _OODScorer:
     """A scorer that brings its rows: picklable, and usable wherever scorers are."""
 
     def __init__(
-        self, parts: list[tuple[Any, Any]], scorer: Scorer, aggregate: str, name: str
+        self,
+        parts: dict[str, tuple[Any, Any]],
+        scorer: Scorer,
+        aggregate: str,
+        name: str,
     ) -> None:
         self._parts = parts
         self._scorer = scorer
@@ -28,7 +36,25 @@ class _OODScorer:
     def __call__(
         self, estimator: Any, X: Any = None, y: Any = None, sample_weight: Any = None
     ) -> float:
-        scores = [float(self._scorer(estimator, *part)) for part in self._parts]
+        scores, undefined = [], {}
+        classes = getattr(estimator, "classes_", None)
+        for domain, (rows, labels) in self._parts.items():
+            reason = None
+            if classes is not None:
+                reason = why_undefined(self._scorer, classes, labels)
+            if reason is None:
+                scores.append(score_rows(self._scorer, estimator, rows, labels))
+            else:
+                undefined[domain] = reason
+        if undefined:
+            text = undefined_on(self._name, undefined)
+            if not scores:
+                raise ValueError(f"{text} Use a metric such as 'accuracy'.")
+            warnings.warn(
+                f"{text} It is left out of the score.",
+                UndefinedMetricWarning,
+                stacklevel=2,
+            )
         return float(min(scores) if self._aggregate == "worst" else np.mean(scores))
 
     def _accept_sample_weight(self) -> bool:
@@ -65,7 +91,9 @@ def make_ood_scorer(
         Their labels.
     domains : array-like of shape (n,), default=None
         Which domain each row comes from, such as a month or a site. Each is scored by
-        itself. None takes all rows for one.
+        itself. None takes all rows for one. One that lacks classes which the metric
+        needs, or holds some that the estimator doesn't know, is left out, with a
+        warning.
     scoring : str or callable, default="accuracy"
         A name from :func:`sklearn.metrics.get_scorer_names`, or a callable
         ``(estimator, X, y) -> float``; higher is better.
@@ -82,7 +110,12 @@ def make_ood_scorer(
     ------
     ValueError
         If there are no rows, lengths differ, a name is unknown, or the worst of no
-        domains is asked for.
+        domains is asked for. At scoring, if the metric is defined on no domain.
+
+    Warns
+    -----
+    UndefinedMetricWarning
+        At scoring, of domains that are left out.
 
     Examples
     --------
@@ -114,11 +147,14 @@ def make_ood_scorer(
     X_ood, y_ood, domains = indexable(X_ood, y_ood, domains)
     if _num_samples(X_ood) == 0:
         raise ValueError("X_ood must have at least one row, got none. Pass some.")
-    parts = [(X_ood, y_ood)]
+    parts = {"X_ood": (X_ood, y_ood)}
     if domains is not None:
         names = column_or_1d(domains)
-        rows = [np.flatnonzero(names == name) for name in np.unique(names)]
-        parts = [(_safe_indexing(X_ood, i), _safe_indexing(y_ood, i)) for i in rows]
+        rows = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+        parts = {
+            name: (_safe_indexing(X_ood, i), _safe_indexing(y_ood, i))
+            for name, i in rows.items()
+        }
     scorer = get_scorer(scoring) if isinstance(scoring, str) else scoring
     if not callable(scorer):
         raise ValueError(

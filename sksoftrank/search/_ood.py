@@ -30,7 +30,7 @@ from sksoftrank.search._ood_fits import Evaluation, random_states
 from sksoftrank.search._ood_results import fingerprint, summarize
 from sksoftrank.search._ood_run import Runner
 from sksoftrank.search._ood_space import baseline_grid, make_space
-from sksoftrank.search._ood_splits import make_plan
+from sksoftrank.search._ood_splits import keep_defined, make_plan
 from sksoftrank.search._ood_storage import is_in_memory, open_storage
 
 _STUDY_NAME = "OODSearchCV"
@@ -82,11 +82,16 @@ class OODSearchCV(BaseSearchCV):
     n_seeds : int, default=1
         Random states that each configuration is fitted with, on each split.
     scoring : str or callable, default=None
-        The metric; None takes the estimator's ``score``.
+        The metric; None takes the estimator's ``score``. A domain it is not defined
+        on, such as the area under a ROC curve where a class is missing, is left out
+        with a warning; a logarithmic loss is told of all classes.
     cv : int, splitter or iterable, default=None
         How source rows are split for training and in-distribution scores. A number
         means that many stratified folds of shuffled rows. None means five; with
-        `domains` only the first of them, as the domains are the repetitions.
+        `domains` only the first of them, as the domains are the repetitions. With
+        `domains`, folds are made of and count within the source rows: all but the
+        domain left out. So indices that are fixed, as of a ``PredefinedSplit``, are
+        no rows of `X` there; those out of range are refused.
     sampler : optuna.samplers.BaseSampler, default=None
         None takes Optuna's TPE sampler.
     pruner : optuna.pruners.BasePruner, default=None
@@ -140,7 +145,7 @@ class OODSearchCV(BaseSearchCV):
         Of ``objective="pareto"``: index, parameters, scores and columns of each trial
         that no other one dominates.
     domains_ : list of str
-        Names of the domains or shifts.
+        Names of the domains or shifts that were scored.
     n_trials_ : int
         Trials that the choice was made from.
     study_ : optuna.Study
@@ -340,6 +345,7 @@ class OODSearchCV(BaseSearchCV):
             needs_classes=self.scoring not in (None, "accuracy"),
             seed=seeds[0],
         )
+        plan = keep_defined(plan, y, scorer, self.scoring)
         evaluation = Evaluation(
             base,
             X,

@@ -20,6 +20,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
 from sksoftrank.estimators._stacked_fit import Fit, fit_stacked, fits_by_parts
+from sksoftrank.ood._rows import score_rows
 from sksoftrank.search._fits import (
     Job,
     last_step,
@@ -312,7 +313,8 @@ def _evaluate(
     shared: dict[Any, tuple[Any, Fit]] = {}
 
     def score(estimator: Any, rows: Scored) -> float:
-        return float(scorer(estimator, *rows.cut(), **rows.params(X, score_params)))
+        params = rows.params(X, score_params)
+        return score_rows(scorer, estimator, *rows.cut(), **params)
 
     def score_all(estimator: Any, split: Split) -> dict[int, float]:
         return {domain: score(estimator, rows) for domain, rows in split.ood.items()}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import check_consistent_length, indexable
 from sklearn.utils._indexing import _safe_indexing
@@ -21,11 +23,17 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from sksoftrank.ood._rows import undefined_on, why_undefined
+
 Array = npt.NDArray[Any]
 
 _N_FOLDS = 5
 # Of a foreign domain's rows.
 _N_PARTS = 5
+_FIX = (
+    "Use a number of folds, or a splitter that makes its folds of the rows it is given,"
+    " such as StratifiedKFold, or GroupKFold with fit(..., groups=...)."
+)
 
 
 @dataclass
@@ -41,11 +49,15 @@ class Scored:
     rows: Array | None
     origin: Array | None
 
+    @property
+    def labels(self) -> Any:
+        """Labels of the rows."""
+        return self.y if self.rows is None else _safe_indexing(self.y, self.rows)
+
     def cut(self) -> tuple[Any, Any]:
         """Return X and y."""
-        if self.rows is None:
-            return self.X, self.y
-        return _safe_indexing(self.X, self.rows), _safe_indexing(self.y, self.rows)
+        X = self.X if self.rows is None else _safe_indexing(self.X, self.rows)
+        return X, self.labels
 
     def params(self, X: Any, given: dict[str, Any]) -> dict[str, Any]:
         """Return what a scorer takes beside the rows."""
@@ -102,6 +114,9 @@ def make_plan(
     """
     split_params = split_params or {}
     _check_source(domains, X_ood, y_ood, domains_ood, shifts)
+    if not (cv is None or isinstance(cv, Integral)):
+        # Once: an iterator gives its folds to the first domain only.
+        cv = check_cv(cv, y, classifier=True)
     if domains is not None:
         return _leave_one_domain_out(X, y, domains, cv, split_params, seed)
     folds = _folds(X, y, cv, split_params, seed)
@@ -137,6 +152,59 @@ def make_plan(
         for k, (train, test) in enumerate(folds)
     ]
     return Plan(splits, names)
+
+
+def keep_defined(plan: Plan, y: Any, scorer: Any, scoring: Any) -> Plan:
+    """Return the plan less the domains that no candidate has a score on, by classes.
+
+    Raises
+    ------
+    ValueError
+        If no domain is left, or held-out source rows can't be scored.
+    """
+    undefined: dict[int, str] = {}
+    for split in plan.splits:
+        classes = np.unique(_safe_indexing(y, split.train))
+        reason = why_undefined(scorer, classes, split.id.labels)
+        if reason is not None:
+            raise ValueError(
+                f"scoring={scoring!r} must be defined on the held-out source rows, but "
+                f"in a split {reason}. Use fewer splits of all classes, such as "
+                "StratifiedKFold(2), leave out classes of a few rows, or use a metric "
+                "such as 'accuracy'."
+            )
+        for d, rows in split.ood.items():
+            if d not in undefined:
+                reason = why_undefined(scorer, classes, rows.labels)
+                if reason is not None:
+                    undefined[d] = reason
+    if not undefined:
+        return plan
+    text = undefined_on(
+        repr(scoring), {plan.domains[d]: undefined[d] for d in sorted(undefined)}
+    )
+    kept = [d for d in range(len(plan.domains)) if d not in undefined]
+    if not kept:
+        raise ValueError(
+            f"{text} That leaves no domain to score. Use a metric such as 'accuracy', "
+            "or domains whose rows are of all classes."
+        )
+    warnings.warn(
+        f"{text} It is left out of the scores, and still trained on where it is a "
+        "source. Use a metric such as 'accuracy' to score it.",
+        UndefinedMetricWarning,
+        stacklevel=5,
+    )
+
+    def keep(scored: dict[int, Any]) -> dict[int, Any]:
+        return {kept.index(d): rows for d, rows in scored.items() if d in kept}
+
+    splits = [
+        replace(split, ood=keep(split.ood), parts=keep(split.parts))
+        for split in plan.splits
+        if keep(split.ood)
+    ]
+    return Plan(splits, [plan.domains[d] for d in kept])
 
 
 def _parts(
@@ -232,19 +300,38 @@ def _encode_domains(labels: Any, name: str) -> tuple[list[str], Array]:
 
 
 def _folds(
-    X: Any, y: Any, cv: Any, split_params: dict[str, Any], seed: int
+    X: Any, y: Any, cv: Any, split_params: dict[str, Any], seed: int, of: str = "X"
 ) -> list[tuple[Array, Array]]:
-    """Return rows to train on and rows held out."""
+    """Return rows to train on and rows held out; `of` says what they are rows of."""
+    n = _num_samples(X)
     if cv is None or isinstance(cv, Integral):
         # Shuffled: rows are often sorted by a domain, and a fold would be one.
         n_folds = _N_FOLDS if cv is None else int(cv)
-        splitter = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    else:
-        splitter = check_cv(cv, y, classifier=True)
-    folds = list(splitter.split(X, y, **split_params))
+        cv = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
+    folds = []
+    for train, test in cv.split(X, y, **split_params):
+        try:
+            # Indices or a mask, as rows counted from 0.
+            train, test = (np.arange(n)[_index(rows)] for rows in (train, test))
+        except IndexError as error:
+            raise ValueError(
+                f"cv must yield indices of the {n} rows of {of}, but {error}. {_FIX}"
+            ) from error
+        if not len(train) or not len(test) or np.isin(test, train).any():
+            raise ValueError(
+                "cv must yield rows to train on and other rows to hold out, at least "
+                f"one of each, got {len(train)} and {len(test)} rows of {of}, "
+                f"{np.isin(test, train).sum()} of them the same. {_FIX}"
+            )
+        folds.append((train, test))
     if not folds:
         raise ValueError("cv must yield at least one split, got none. Pass a number.")
     return folds
+
+
+def _index(rows: Any) -> Array:
+    rows = np.asarray(rows)
+    return rows if rows.size else rows.astype(int)
 
 
 def _leave_one_domain_out(
@@ -262,7 +349,13 @@ def _leave_one_domain_out(
         source, left_out = np.flatnonzero(codes != d), np.flatnonzero(codes == d)
         given = _check_method_params(X, split_params, indices=source)
         folds = _folds(
-            _safe_indexing(X, source), _safe_indexing(y, source), cv, given, seed + d
+            _safe_indexing(X, source),
+            _safe_indexing(y, source),
+            cv,
+            given,
+            seed + d,
+            f"the source (all but domain {names[d]!r}, so that indices of all rows of "
+            "X mean others there)",
         )
         if cv is None:
             # As many fits as domains: they are the repetitions that matter.

@@ -1,5 +1,6 @@
 """Training: batches from memory, and the skorch net."""
 
+import sksoftrank.training._fork  # noqa: F401
 from sksoftrank.training._batches import InMemoryBatches, InMemoryDataset
 from sksoftrank.training._iterators import make_batches
 from sksoftrank.training._net import SoftRankNet
