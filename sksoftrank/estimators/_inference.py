@@ -107,17 +107,16 @@ class Inference(
                 f"X must hold rows of shape {expected}, got {shape}. Pass what the "
                 "estimator was fitted on."
             )
-        rows = check_array(
-            rows.reshape(len(rows), math.prod(shape)),
-            dtype=DTYPES,
-            order="C",
-            input_name="X",
-        )
+        rows = rows.reshape(len(rows), math.prod(shape))
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X must yield rows of {self.n_features_in_} numbers, got "
                 f"{rows.shape[1]}. Pass what the estimator was fitted on."
             )
+        return check_array(self._encode(rows), dtype=DTYPES, order="C", input_name="X")
+
+    def _encode(self, rows: Array) -> Array:
+        """Return the rows of a stream with what stands for categories."""
         return rows
 
     def _chunks(self, X: Any) -> Iterator[Array]:
