@@ -21,6 +21,8 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from sksoftrank.shifts import put_columns
+
 Array = npt.NDArray[Any]
 
 _N_FOLDS = 5
@@ -302,12 +304,7 @@ def _shifted(
         if transformer.get_params().get("random_state", 0) is None:
             # The same for every candidate, and in every process.
             transformer.set_params(random_state=(seed + 7919 * d) % 2**32)
-        out = transformer.fit(source).transform(rows)
-        if hasattr(rows, "columns") and not hasattr(out, "columns"):
-            # Columns keep their names, which the estimator may look at.
-            if hasattr(rows, "iloc"):
-                out = type(rows)(out, columns=rows.columns, index=rows.index)
-            else:  # Polars.
-                out = type(rows)(out, schema=list(rows.columns))
+        # Columns keep their names, which the estimator may look at.
+        out = put_columns(rows, transformer.fit(source).transform(rows))
         shifted[d] = Scored(out, labels, None, test)
     return shifted
