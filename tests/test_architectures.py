@@ -24,6 +24,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 
 from sksoftrank import (
+    OODDetector,
     SoftRankClassifier,
     SoftRankCNNClassifier,
     SoftRankEnsembleClassifier,
@@ -794,6 +795,11 @@ def test_a_perceptron_equals_one_after_an_encoder(table):
     assert (weights(ours) == weights(theirs)).all()
     for method in ("predict_proba", "transform", "embed", "decision_function"):
         assert (getattr(ours, method)(frame) == getattr(theirs, method)(X)).all()
+    scores = [
+        OODDetector(clf, method="mahalanobis").fit(rows, y).score_samples(rows)
+        for clf, rows in ((ours, frame), (theirs, X))
+    ]
+    assert (scores[0] == scores[1]).all()
     ours, theirs = ours.compress(frame[:60]), theirs.compress(X[:60])
     assert (ours.transform(frame) == theirs.transform(X)).all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable
 from contextlib import suppress
 from typing import Any, ClassVar, Self
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 from sklearn.utils import _safe_indexing, check_array, check_X_y
-from sklearn.utils._missing import is_pandas_na, is_scalar_nan
+from sklearn.utils._missing import is_scalar_nan
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _num_features, validate_data
 
@@ -342,12 +343,8 @@ class CategoricalInputClassifier(BaseSoftRankClassifier):
 def _as_categories(values: Array) -> Array:
     """Return values that can be sorted, with one kind of missing value."""
     values = values.astype(object)
-    missing = np.array(
-        [
-            [v is None or is_pandas_na(v) or v != v for v in row]
-            for row in values.tolist()
-        ],
-        dtype=bool,
-    ).reshape(values.shape)
-    values[missing] = np.nan
+    # Where no pandas has been imported, no value is its NA, which has no truth.
+    NA = getattr(sys.modules.get("pandas"), "NA", None)
+    missing = [v is None or v is NA or v != v for v in values.ravel().tolist()]
+    values[np.array(missing, dtype=bool).reshape(values.shape)] = np.nan
     return values
