@@ -145,7 +145,7 @@ class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
                 f"{type(X).__name__}. Pass what fit saw."
             )
         validate_data(self, X, reset=reset, skip_check_array=True)
-        numbers = nw.from_native(X).select(self._numeric).to_native()
+        numbers = nw.from_native(X).select(nw.col(*self._numeric)).to_native()
         return check_array(numbers, dtype=dtype, estimator=self, input_name="X")
 
     def _rng(self) -> np.random.RandomState:

@@ -266,8 +266,12 @@ def test_a_frame_of_numbers_stays_a_frame(form):
     np.testing.assert_array_equal(
         out, make(shifts.GainDrift).fit_transform(np.array(X))
     )
+    # Of columns that have numbers for names, too.
     numbered = pd.DataFrame(np.array(X))
-    assert make(shifts.GainDrift).fit_transform(numbered).columns.tolist() == [0, 1, 2]
+    for rows in (numbered, numbered.assign(text="a").set_axis(range(4), axis=1)):
+        out = make(shifts.GainDrift).fit_transform(rows)
+        assert out.columns.tolist() == rows.columns.tolist()
+        np.testing.assert_array_equal(out[[0, 1, 2]], shift.fit(X).transform(X))
 
 
 def test_the_columns_of_fit_are_shifted():
