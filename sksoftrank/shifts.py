@@ -2,7 +2,8 @@
 
 `fit` reads the scale of the data (standard deviations, range), `transform` returns a
 shifted copy. A sensor's shifts work on any table; the image shifts need `image_shape`,
-and rows that are flattened images.
+and rows that are flattened images. Of a frame the columns of numbers are shifted; the
+others, such as categories, come back as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -22,7 +24,7 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -38,6 +40,29 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+
+
+def put_columns(X: Any, values: Any, names: Sequence[Any] | None = None) -> Any:
+    """Return an array's columns as those called `names`, or all, in a copy of a frame.
+
+    Of floats they keep the dtype. What is a frame, or comes from none, stays as it is.
+    """
+    is_frame = nw.dependencies.is_into_dataframe
+    if not is_frame(X) or is_frame(values):
+        return values
+    frame = nw.from_native(X)
+    schema = frame.schema
+    return frame.with_columns(
+        *(
+            nw.new_series(
+                name,
+                np.ascontiguousarray(column),
+                schema[name] if schema[name].is_float() else None,
+                backend=frame.implementation,
+            )
+            for name, column in zip(names or frame.columns, values.T, strict=True)
+        )
+    ).to_native()
 
 
 class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
@@ -68,13 +93,13 @@ class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
         transformer
             Itself.
         """
-        rows: Array = validate_data(self, X, dtype=[np.float64, np.float32])
+        rows = self._read(X, reset=True)
         self.scale_ = rows.std(axis=0, dtype=np.float64)
         self.min_, self.max_ = float(rows.min()), float(rows.max())
-        self._check_shape()
+        self._learn(rows)
         return self
 
-    def transform(self, X: npt.ArrayLike) -> Array:
+    def transform(self, X: npt.ArrayLike) -> Any:
         """Return a shifted copy of `X`.
 
         Parameters
@@ -84,17 +109,44 @@ class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features)
-            In the dtype of `X`.
+        ndarray or frame of shape (n_samples, n_features)
+            In the dtype of `X`, whole numbers as float64; where `X` is a frame, one of
+            its kind, whose other columns are those of `X`.
         """
         check_is_fitted(self)
-        rows: Array = validate_data(
-            self, X, dtype=[np.float64, np.float32], reset=False
-        )
+        rows = self._read(X, reset=False)
         rng = self._rng()
         level = self._LEVELS[self.severity - 1]
         shifted = self._shift(rows.astype(np.float64), level, rng)
-        return shifted.astype(rows.dtype, copy=False)
+        return put_columns(X, shifted.astype(rows.dtype, copy=False), self._numeric)
+
+    def _read(self, X: Any, *, reset: bool) -> Array:
+        """Return the numbers of rows; at `reset` take note of which columns they are.
+
+        None stands for all columns.
+        """
+        is_frame = nw.dependencies.is_into_dataframe(X)
+        if reset:
+            schema = nw.from_native(X).schema if is_frame else {}
+            numeric = [name for name, dtype in schema.items() if dtype.is_numeric()]
+            if schema and not numeric:
+                raise ValueError(
+                    "X must have a column of numbers to shift, got the dtypes "
+                    f"{dict(schema)}. Convert one, or leave this shift out."
+                )
+            self._numeric = None if len(numeric) == len(schema) else numeric
+        dtype = [np.float64, np.float32]
+        if self._numeric is None:
+            rows: Array = validate_data(self, X, reset=reset, dtype=dtype)
+            return rows
+        if not is_frame:
+            raise ValueError(
+                f"X must be a frame with the columns {self._numeric}, as in fit, got "
+                f"{type(X).__name__}. Pass what fit saw."
+            )
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        numbers = nw.from_native(X).select(nw.col(*self._numeric)).to_native()
+        return check_array(numbers, dtype=dtype, estimator=self, input_name="X")
 
     def _rng(self) -> np.random.RandomState:
         seed = getattr(self, "random_state", None)
@@ -104,8 +156,8 @@ class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
         )
         return rng
 
-    def _check_shape(self) -> None:
-        """Check what else the shift needs of the data."""
+    def _learn(self, X: Array) -> None:
+        """Read what else the shift needs of the data, and check it."""
 
     @abstractmethod
     def _shift(self, X: Array, level: float, rng: np.random.RandomState) -> Array:
@@ -135,8 +187,8 @@ class GaussianNoise(_RandomShift):
 
     Attributes
     ----------
-    scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of each column.
+    scale_ : ndarray of shape (n_numeric,)
+        Standard deviation of each column of numbers.
     min_ : float
         Smallest value of all.
     max_ : float
@@ -173,14 +225,14 @@ class FeatureDropout(_RandomShift):
 
     Attributes
     ----------
-    scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of each column.
+    scale_ : ndarray of shape (n_numeric,)
+        Standard deviation of each column of numbers.
     min_ : float
         Smallest value of all.
     max_ : float
         Largest value of all.
-    mean_ : ndarray of shape (n_features_in_,)
-        Mean of each column.
+    mean_ : ndarray of shape (n_numeric,)
+        Mean of each column of numbers.
     n_features_in_ : int
         Columns seen during fit.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -198,24 +250,8 @@ class FeatureDropout(_RandomShift):
 
     _LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5)
 
-    def fit(self, X: npt.ArrayLike, y: Any = None) -> FeatureDropout:
-        """Read the scale of the data and the means of the columns.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows as they are without the shift.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        transformer
-            Itself.
-        """
-        super().fit(X, y)
-        self.mean_ = np.mean(np.asarray(X, dtype=np.float64), axis=0)
-        return self
+    def _learn(self, X: Array) -> None:
+        self.mean_ = X.mean(axis=0, dtype=np.float64)
 
     def _shift(self, X: Array, level: float, rng: np.random.RandomState) -> Array:
         n_dropped = max(1, round(level * X.shape[1]))
@@ -237,8 +273,8 @@ class GainDrift(_RandomShift):
 
     Attributes
     ----------
-    scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of each column.
+    scale_ : ndarray of shape (n_numeric,)
+        Standard deviation of each column of numbers.
     min_ : float
         Smallest value of all.
     max_ : float
@@ -277,8 +313,8 @@ class OffsetDrift(_RandomShift):
 
     Attributes
     ----------
-    scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of each column.
+    scale_ : ndarray of shape (n_numeric,)
+        Standard deviation of each column of numbers.
     min_ : float
         Smallest value of all.
     max_ : float
@@ -316,24 +352,24 @@ class _ImageShift(_Shift):
         self.severity = severity
         self.image_shape = image_shape
 
-    def _check_shape(self) -> None:
-        sizes = self.image_shape
+    def _learn(self, X: Array) -> None:
+        sizes, n_values = self.image_shape, X.shape[1]
         if sizes is None:
             return
         if (
             len(sizes) not in (2, 3)
             or not all(isinstance(size, Integral) and size > 0 for size in sizes)
-            or math.prod(map(int, sizes)) != self.n_features_in_
+            or math.prod(map(int, sizes)) != n_values
         ):
             raise ValueError(
                 "image_shape must be (channels, height, width) or (height, width), "
-                f"positive integers with the {self.n_features_in_} columns of X as "
-                f"their product, got {sizes!r}. Pass the shape of one image."
+                f"positive integers with the {n_values} columns of X as their product,"
+                f" got {sizes!r}. Pass the shape of one image."
             )
 
     def _shape(self) -> tuple[int, ...]:
         if self.image_shape is None:  # One channel, one row of pixels.
-            return (1, 1, self.n_features_in_)
+            return (1, 1, len(self.scale_))
         shape = tuple(int(size) for size in self.image_shape)
         return (1, *shape) if len(shape) == 2 else shape
 
@@ -362,8 +398,8 @@ class Blur(_ImageShift):
 
     Attributes
     ----------
-    scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of each column.
+    scale_ : ndarray of shape (n_numeric,)
+        Standard deviation of each column of numbers.
     min_ : float
         Smallest value of all.
     max_ : float
@@ -402,8 +438,8 @@ class Contrast(_ImageShift):
 
     Attributes
     ----------
-    scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of each column.
+    scale_ : ndarray of shape (n_numeric,)
+        Standard deviation of each column of numbers.
     min_ : float
         Smallest value of all.
     max_ : float
@@ -441,8 +477,8 @@ class Brightness(_ImageShift):
 
     Attributes
     ----------
-    scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of each column.
+    scale_ : ndarray of shape (n_numeric,)
+        Standard deviation of each column of numbers.
     min_ : float
         Smallest value of all.
     max_ : float
@@ -480,8 +516,8 @@ class Pixelate(_ImageShift):
 
     Attributes
     ----------
-    scale_ : ndarray of shape (n_features_in_,)
-        Standard deviation of each column.
+    scale_ : ndarray of shape (n_numeric,)
+        Standard deviation of each column of numbers.
     min_ : float
         Smallest value of all.
     max_ : float

@@ -1,6 +1,7 @@
 """The CNN, the transformer and any torch module as scikit-learn estimators."""
 
 import pickle
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,18 +9,22 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from joblib import Parallel, delayed
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 
 from sksoftrank import (
+    OODDetector,
     SoftRankClassifier,
     SoftRankCNNClassifier,
     SoftRankEnsembleClassifier,
@@ -27,6 +32,7 @@ from sksoftrank import (
     SoftRankTransformerClassifier,
     StackedGridSearchCV,
 )
+from sksoftrank.estimators._categories import OneHotCategories
 from sksoftrank.modules import MLP
 from sksoftrank.rank import effective_rank
 
@@ -478,6 +484,31 @@ def test_columns_that_do_not_fill_the_shape():
         cnn(input_shape=(1, 8, 8)).fit(np.zeros((4, 63)), [0, 1, 0, 1])
 
 
+@pytest.mark.parametrize("make", [cnn, transformer], ids=["cnn", "transformer"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_that_come_last_are_warned_of(make, channels):
+    X = np.random.default_rng(0).standard_normal((12, 8, 8, channels))
+    y = np.tile([0, 1], 6)
+    params = {"patch_size": 1} if make is transformer else {}
+    clf = make(max_epochs=1, **params)
+    message = rf"shape \(8, 8, {channels}\), .* np\.moveaxis\(X, -1, 1\)"
+    with pytest.warns(UserWarning, match=message):
+        clf.fit(X, y)
+    clf.predict(X)  # As fit saw them.
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(y))
+    with pytest.warns(UserWarning, match=message):
+        clone(clf).fit(data)
+    clone(clf).set_params(input_shape=(8, 8, channels)).fit(X, y)  # So it be.
+    clone(clf).fit(np.moveaxis(X, -1, 1), y)
+    clone(clf).fit(X.reshape(12, -1), y)
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 4), (3, 8, 4), (3, 8, 3), (1, 9, 1), (8, 3)])
+def test_channels_that_come_first_are_not_warned_of(shape):
+    X = np.random.default_rng(0).standard_normal((12, *shape))
+    assert cnn(max_epochs=1).fit(X, np.tile([0, 1], 6)).input_shape_ == shape
+
+
 def test_augmentation_acts_in_training_alone(images):
     X, y = images
     plain = cnn().fit(X, y)
@@ -513,7 +544,23 @@ def test_an_ensemble_of_cnns_keeps_the_shape(images):
     assert ensemble.predict_proba(rows).shape == (90, 3)
 
 
-# -- The transformer -------------------------------------------------------------------
+# -- Tables with columns of categories -------------------------------------------------
+
+
+def perceptron(**params):
+    return SoftRankMLPClassifier((8,), **{**FAST, **params})
+
+
+tabular = pytest.mark.parametrize(
+    "make", [perceptron, transformer], ids=["mlp", "transformer"]
+)
+
+
+def rare(frame):
+    """Return the frame with two categories that a row each has."""
+    frame = frame.astype({"text": object})
+    frame.loc[[3, 8], "text"] = ["x", "y"]
+    return frame
 
 
 FRAMES = {
@@ -531,24 +578,33 @@ FRAMES = {
 }  # fmt: skip
 
 
+@tabular
 @pytest.mark.parametrize("convert", FRAMES.values(), ids=FRAMES)
-def test_categories_are_found_from_dtypes(table, convert):
+def test_categories_are_found_from_dtypes(make, table, convert):
     frame, y = table
     X = convert(frame)
-    clf = transformer().fit(X, y)
+    clf = make().fit(X, y)
     assert clf.is_categorical_.tolist() == [False, True, True, False]
-    assert clf.input_shape_ == (4,)
+    assert clf.n_features_in_ == 4
     assert list(clf.feature_names_in_) == ["number", "text", "flag", "other"]
-    assert clf.module_.tokens.n_categorical == 2
     # All containers say the same.
-    expected = transformer().fit(frame, y)
+    expected = make().fit(frame, y)
     assert (weights(clf) == weights(expected)).all()
     assert (clf.predict_proba(X) == expected.predict_proba(frame)).all()
 
 
-def test_categories_are_learned(table):
+def test_a_token_for_each_column_a_number_for_each_category(table):
     frame, y = table
-    clf = transformer(max_epochs=40).fit(frame, y)
+    tokens = transformer().fit(frame, y).module_.tokens
+    assert (tokens.n_tokens, tokens.n_categorical) == (4, 2)
+    # Four letters, two flags and two numbers.
+    assert perceptron().fit(frame, y).module_.body[0].in_features == 8
+
+
+@tabular
+def test_categories_are_learned(make, table):
+    frame, y = table
+    clf = make(max_epochs=40).fit(frame, y)
     assert clf.score(frame, y) > 0.75
     assert pickle.loads(pickle.dumps(clf)).score(frame, y) == clf.score(frame, y)
 
@@ -558,37 +614,40 @@ def test_categories_are_learned(table):
     [["text", "flag"], [1, 2], np.array([False, True, True, False])],
     ids=str,
 )
-def test_categories_named_by_the_user(table, features):
+@tabular
+def test_categories_named_by_the_user(make, table, features):
     frame, y = table
-    clf = transformer(categorical_features=features).fit(frame, y)
-    assert (weights(clf) == weights(transformer().fit(frame, y))).all()
+    clf = make(categorical_features=features).fit(frame, y)
+    assert (weights(clf) == weights(make().fit(frame, y))).all()
 
 
-def test_categories_of_an_array_are_codes_in_any_order(table):
+@tabular
+def test_categories_of_an_array_are_codes_in_any_order(make, table):
     frame, y = table
     codes = frame.assign(text=frame["text"].map(ord), flag=frame["flag"] * 1.0)
     X = codes.to_numpy(dtype=float)
-    a = transformer(categorical_features=[1, 2]).fit(X, y)
-    b = transformer(categorical_features=[2, 1]).fit(X, y)
-    expected = transformer().fit(frame, y)
+    a = make(categorical_features=[1, 2]).fit(X, y)
+    b = make(categorical_features=[2, 1]).fit(X, y)
+    expected = make().fit(frame, y)
     assert (weights(a) == weights(expected)).all()
     assert (a.predict_proba(X) == expected.predict_proba(frame)).all()
     assert (weights(a) == weights(b)).all()
     assert (a.predict(X.tolist()) == a.predict(X)).all()
     data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(y))
     np.testing.assert_allclose(a.predict_proba(data), a.predict_proba(X), rtol=1e-6)
-    assert transformer().fit(X, y).is_categorical_ is None
-    assert transformer(categorical_features=[]).fit(X, y).is_categorical_ is None
-    everything = transformer(categorical_features=[0, 1, 2, 3]).fit(X.round(), y)
+    assert make().fit(X, y).is_categorical_ is None
+    assert make(categorical_features=[]).fit(X, y).is_categorical_ is None
+    everything = make(categorical_features=[0, 1, 2, 3]).fit(X.round(), y)
     assert everything.predict(X.round()).shape == y.shape
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT], ids=str)
-def test_a_missing_value_is_a_category(table, missing):
+@tabular
+def test_a_missing_value_is_a_category(make, table, missing):
     frame, y = table
     gaps = frame.astype({"text": object})
     gaps.loc[gaps["text"] == "a", "text"] = missing
-    clf = transformer().fit(gaps, y)
+    clf = make().fit(gaps, y)
     # A category like any other: the same fit as with a name for it, up to the name.
     p = clf.predict_proba(gaps)
     assert np.isfinite(p).all()
@@ -601,9 +660,11 @@ def test_a_missing_value_is_a_category(table, missing):
     assert (clf.predict_proba(again) == p).all()
 
 
-def test_unseen_categories(table):
+@tabular
+def test_unseen_categories_are_refused_where_asked_for(make, table):
     frame, y = table
-    clf = transformer().fit(frame, y)
+    clf = make(handle_unknown="error").fit(frame, y)
+    p = clf.predict_proba(frame)
     for text in ("z", None):
         with pytest.raises(
             ValueError,
@@ -612,10 +673,208 @@ def test_unseen_categories(table):
             clf.predict(frame.assign(text=text))
     with pytest.raises(ValueError, match="categories seen in fit"):
         clf.partial_fit(frame.assign(text="z"), y)
+    assert (clf.predict_proba(frame) == p).all()
     X = np.column_stack([np.tile([1.0, 2.0], 60), frame["number"]])
-    clf = transformer(categorical_features=[0]).fit(X, y)
+    clf = make(categorical_features=[0], handle_unknown="error").fit(X, y)
     with pytest.raises(ValueError, match=r"got 3\.0 in column 0"):
         clf.predict(X + np.array([1, 0]))
+    # Nothing is merged: what one row has is a category like any other.
+    clf = make(handle_unknown="error").fit(rare(frame), y)
+    p = [clf.predict_proba(frame.assign(text=text)) for text in "xy"]
+    assert (p[0] != p[1]).any()
+
+
+@tabular
+def test_what_was_never_seen_is_taken_for_what_was_seen_once(make, table):
+    frame, y = table
+    clf = make().fit(rare(frame), y)
+    expected = clf.predict_proba(frame.assign(text="x"))
+    for text in ("y", "z", 3, None, np.nan, pd.NA):
+        assert (clf.predict_proba(frame.assign(text=text)) == expected).all()
+    for text in "abcd":
+        assert (clf.predict_proba(frame.assign(text=text)) != expected).any()
+
+
+def test_without_a_rare_category_the_unseen_one_has_the_vector_zero(table):
+    frame, y = table
+    x = torch.zeros(1, 4)  # The codes of text and flag, then the numbers.
+    tokens = transformer().fit(frame, y).module_.tokens.requires_grad_(False)
+    assert torch.equal(tokens(x)[0], tokens.columns)
+    tokens = transformer().fit(rare(frame), y).module_.tokens.requires_grad_(False)
+    assert (tokens(x)[0, 0] != tokens.columns[0]).all()  # It is learned.
+    clf = perceptron(activation="identity").fit(frame, y)
+    zero = clf.embed(frame.assign(text="z"))
+    columns = [(clf.embed(frame.assign(text=t)) - zero)[0] for t in "abcd"]
+    first = clf.module_.body[0].weight.detach().numpy()
+    np.testing.assert_allclose(columns, first[:, :4].T, atol=1e-6)
+
+
+@tabular
+def test_a_missing_value_that_one_row_has_is_no_rest(make, table):
+    frame, y = table
+    X = rare(frame)
+    X.loc[17, "text"] = None
+    clf = make().fit(X, y)
+    p = [clf.predict_proba(frame.assign(text=text)) for text in (None, "x", "z")]
+    assert (p[0] != p[1]).any()
+    assert (p[1] == p[2]).all()
+
+
+@tabular
+def test_a_column_of_which_all_is_seen_once(make, table):
+    frame, y = table
+    X = frame.assign(name=[f"row {i}" for i in range(120)], gap=None)
+    clf = make().fit(X, y)
+    p = clf.predict_proba(X)
+    assert np.isfinite(p).all()
+    assert (clf.predict_proba(X.assign(name="new")) == p).all()
+
+
+@tabular
+def test_cross_validation_with_a_rare_category(make, table):
+    frame, y = table
+    scores = cross_val_score(make(), rare(frame), y, cv=5, error_score="raise")
+    assert np.isfinite(scores).all()
+
+
+@tabular
+def test_later_chunks_bring_unseen_categories(make, table):
+    frame, y = table
+    for X in (frame, rare(frame)):
+        clf = make().partial_fit(X, y, classes=[0, 1, 2])
+        n_weights = len(weights(clf))
+        clf.partial_fit(frame.assign(text="z"), y).partial_fit(X.assign(text=None), y)
+        assert len(weights(clf)) == n_weights
+        p = [clf.predict_proba(frame.assign(text=text)) for text in ("z", "w", None)]
+        assert (p[0] == p[1]).all()
+        assert (p[0] == p[2]).all()
+
+
+@tabular
+def test_a_warm_start_keeps_what_a_category_stands_for(make, table):
+    frame, y = table
+    clf = make(warm_start=True).fit(rare(frame), y)
+    p = [clf.predict_proba(frame.assign(text=text)) for text in "abx"]
+    # So small a step leaves the weights as they are, if they stand for the same.
+    clf.set_params(learning_rate=1e-30)
+    clf.fit(frame.assign(text=lambda X: X["text"].replace("a", "z")), y)
+    for text, expected in zip("abx", p, strict=True):
+        again = clf.predict_proba(frame.assign(text=text))
+        np.testing.assert_allclose(again, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="warm_start=True needs the columns of categ"):
+        clf.fit(frame.assign(text=1.0), y)
+    assert clf.is_categorical_.tolist() == [False, True, True, False]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(*[st.sampled_from("abcde")] * 2), min_size=1, max_size=12),
+    st.lists(st.tuples(*[st.sampled_from("abcdefg")] * 2), min_size=1, max_size=5),
+)
+def test_one_hot_columns_are_scikit_learns(seen, new):
+    mask = np.array([True, True])
+    ours = OneHotCategories(mask, "infrequent_if_exist").fit(seen)
+    reference = OneHotEncoder(
+        min_frequency=2, handle_unknown="infrequent_if_exist", sparse_output=False
+    ).fit(seen)
+    for rows in (seen, new):
+        columns = ours.transform(rows)
+        assert columns.shape[1] == ours.n_columns
+        # In their own order: the rest comes first here, and last there.
+        expected = sorted(map(tuple, reference.transform(seen + rows).T))
+        assert sorted(map(tuple, ours.transform(seen + rows).T)) == expected
+
+
+def test_a_perceptron_equals_one_after_an_encoder(table):
+    frame, y = table
+    encoder = make_column_transformer(
+        (OneHotEncoder(sparse_output=False), ["text", "flag"]), remainder="passthrough"
+    )
+    X = encoder.fit_transform(frame)
+    ours, theirs = perceptron().fit(frame, y), perceptron().fit(X, y)
+    assert (weights(ours) == weights(theirs)).all()
+    for method in ("predict_proba", "transform", "embed", "decision_function"):
+        assert (getattr(ours, method)(frame) == getattr(theirs, method)(X)).all()
+    scores = [
+        OODDetector(clf, method="mahalanobis").fit(rows, y).score_samples(rows)
+        for clf, rows in ((ours, frame), (theirs, X))
+    ]
+    assert (scores[0] == scores[1]).all()
+    ours, theirs = ours.compress(frame[:60]), theirs.compress(X[:60])
+    assert (ours.transform(frame) == theirs.transform(X)).all()
+
+
+def test_many_categories_are_kept_sparse(table, monkeypatch):
+    frame, y = table
+    dense = perceptron().fit(frame, y)
+    monkeypatch.setattr("sksoftrank.estimators._categories._DENSE_COLUMNS", 7)
+    clf = perceptron().fit(frame, y)
+    assert sparse.issparse(clf._validate_rows(frame))
+    np.testing.assert_allclose(weights(clf), weights(dense), atol=1e-6)
+    X = frame.assign(text=frame["text"].map(ord)).to_numpy(dtype=float)
+    clf = perceptron(categorical_features=[1, 2]).fit(X, y)
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(y))
+    np.testing.assert_allclose(clf.predict_proba(data), clf.predict_proba(X), rtol=1e-6)
+    assert clf.partial_fit(data).n_iter_ == 4
+
+
+def test_stacks_of_categories(table, monkeypatch):
+    frame, y = table
+    grid = {
+        "temperature": [1.0, 5.0],
+        "handle_unknown": ["infrequent_if_exist", "error"],
+        "categorical_features": ["from_dtype", ["text", "flag", "number"]],
+    }
+    told = []
+    stack_size = SoftRankMLPClassifier._stack_size
+    monkeypatch.setattr(
+        SoftRankMLPClassifier,
+        "_stack_size",
+        lambda self, n, *rest: told.append(n) or stack_size(self, n, *rest),
+    )
+    X, options = frame.round({"number": 0}), {"cv": 2, "error_score": -1.0}
+    with warnings.catch_warnings():
+        # A number that only one fold has is refused where that is asked for.
+        warnings.simplefilter("ignore", UserWarning)
+        plain = GridSearchCV(perceptron(), grid, **options).fit(X, y)
+        stacked = StackedGridSearchCV(perceptron(), grid, **options).fit(X, y)
+    assert stacked.fallback_reason_ is None
+    np.testing.assert_array_equal(
+        plain.cv_results_["mean_test_score"], stacked.cv_results_["mean_test_score"]
+    )
+    assert max(told) > 4
+    p = stacked.predict_proba(frame)
+    assert (p == clone(stacked.best_estimator_).fit(X, y).predict_proba(frame)).all()
+
+
+@tabular
+def test_columns_that_are_no_numbers(make, table):
+    frame, y = table
+    for change, message in (
+        ({"number": np.nan}, r"no missing values .* got NaN in \['number'\]. Impute"),
+        ({"other": np.inf}, "infinity"),
+    ):
+        X = frame.assign(**change)
+        with pytest.raises(ValueError, match=message):
+            make().fit(X, y)
+        clf = make().fit(frame, y)
+        with pytest.raises(ValueError, match=message):
+            clf.predict(X)
+        with pytest.raises(ValueError, match=message):
+            clf.partial_fit(X, y)
+    when = frame[["text"]].assign(when=pd.Timestamp("2020-01-01"))
+    with pytest.raises(ValueError, match=r"X must hold numbers .*times and dates"):
+        make().fit(when, y)
+
+
+@tabular
+def test_rows_of_a_dataset_have_the_columns_of_fit(make, table):
+    frame, y = table
+    X = frame[["number", "flag", "other"]].to_numpy(dtype=float)
+    clf = make(categorical_features=[1]).fit(X, y)
+    data = torch.utils.data.TensorDataset(torch.tensor(X[:, :2]))
+    with pytest.raises(ValueError, match="rows of 3 numbers, got 2"):
+        clf.predict(data)
 
 
 @pytest.mark.parametrize(
@@ -624,26 +883,36 @@ def test_unseen_categories(table):
         ({"categorical_features": ["cart"]}, {}, r"got \['cart'\]. Names need a frame"),
         ({"categorical_features": [9]}, {}, "mask of the 4 columns of X"),
         ({"categorical_features": "auto"}, {}, "'categorical_features' parameter"),
-        ({"augmentation": ("flip",)}, {}, "augmentation must be empty for a table"),
+        ({"handle_unknown": "ignore"}, {}, "'handle_unknown' parameter"),
         ({}, {"number": np.nan}, "NaN"),
         ({}, {"when": pd.Timestamp("2020-01-01")}, "X must hold numbers in the colu"),
         ({}, {"text": ["a", 1, None] * 40}, "either text or numbers in a column"),
     ],
 )  # fmt: skip
-def test_tables_that_cannot_be(table, params, change, message):
+@tabular
+def test_tables_that_cannot_be(make, table, params, change, message):
     frame, y = table
-    clf = transformer(**params)
+    clf = make(**params)
     with pytest.raises(ValueError, match=message):
         clf.fit(frame.assign(**change), y)
     assert not hasattr(clf, "n_features_in_")
     assert not hasattr(clf, "is_categorical_")
 
 
-def test_sparse_rows_have_no_categories():
+@tabular
+def test_sparse_rows_have_no_categories(make):
     X, y = sparse.eye_array(6, format="csr"), [0, 1] * 3
-    assert transformer().fit(X, y).predict(X).shape == (6,)
+    assert make().fit(X, y).predict(X).shape == (6,)
     with pytest.raises(ValueError, match="X must be dense where"):
-        transformer(categorical_features=[0]).fit(X, y)
+        make(categorical_features=[0]).fit(X, y)
+
+
+# -- The transformer -------------------------------------------------------------------
+
+
+def test_a_table_is_not_augmented(table):
+    with pytest.raises(ValueError, match="augmentation must be empty for a table"):
+        transformer(augmentation=("flip",)).fit(*table)
 
 
 def test_a_frame_of_pixels_has_no_categories(images):

@@ -6,6 +6,8 @@ import pickle
 import joblib
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 from scipy import sparse
@@ -19,7 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import sksoftrank.estimators._base
-from sksoftrank import SoftRankEnsembleClassifier, SoftRankMLPClassifier
+from sksoftrank import (
+    SoftRankCNNClassifier,
+    SoftRankEnsembleClassifier,
+    SoftRankMLPClassifier,
+    SoftRankTransformerClassifier,
+)
 from sksoftrank.losses import LinearTemperature
 
 FAST = {
@@ -355,6 +362,125 @@ def test_frames_give_names_and_are_checked(blobs):
     assert ensemble.n_features_in_ == 6
     with pytest.raises(ValueError, match="feature names"):
         ensemble.predict(X[list("fedcba")])
+
+
+def test_names_are_those_of_the_last_fit(blobs):
+    X, y = blobs
+    ensemble = make().fit(pd.DataFrame(X, columns=list("abcdef")), y)
+    assert not hasattr(ensemble.fit(X, y), "feature_names_in_")
+
+
+@pytest.fixture
+def table(blobs):
+    """Return a frame of numbers, text and flags, and the classes."""
+    X, y = blobs
+    letters = np.array(list("abcd"))[(y + (X[:, 4] > 0)) % 4]
+    letters[7] = "z"
+    columns = {"number": X[:, 0], "text": letters, "flag": X[:, 1] > 1.5}
+    return pd.DataFrame(columns), y
+
+
+SMALL = {"max_epochs": 2, "batch_size": 32}
+TABULAR = [
+    SoftRankMLPClassifier(**FAST),
+    SoftRankTransformerClassifier(8, n_heads=2, depth=1, **SMALL),
+]
+
+
+@pytest.mark.parametrize("estimator", TABULAR, ids=["mlp", "transformer"])
+@pytest.mark.parametrize("form", [pd.DataFrame, pl.from_pandas])
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_members_take_frames_with_categories(table, estimator, form, n_jobs):
+    X, y = form(table[0]), table[1]
+    ensemble = SoftRankEnsembleClassifier(estimator, 2, random_state=0, n_jobs=n_jobs)
+    ensemble.fit(X, y)
+    assert ensemble.feature_names_in_.tolist() == ["number", "text", "flag"]
+    assert ensemble.n_features_in_ == 3
+    for member in ensemble.estimators_:
+        assert member.is_categorical_.tolist() == [False, True, True]
+        alone = clone(member).fit(X, y)
+        np.testing.assert_allclose(weights(member), weights(alone), rtol=0, atol=1e-6)
+    p = np.mean([member.predict_proba(X) for member in ensemble.estimators_], axis=0)
+    np.testing.assert_array_equal(ensemble.predict_proba(X), p)
+    assert ensemble.transform(X).shape == (120, ensemble.n_components_)
+    before = vars(ensemble).copy()
+    with pytest.raises(ValueError, match="feature names"):
+        ensemble.predict(X[["text", "number", "flag"]])
+    gap = form(table[0].assign(number=np.nan))
+    with pytest.raises(ValueError, match=r"NaN in \['number'\]. Impute"):
+        ensemble.fit(gap, y)
+    assert vars(ensemble) == before
+
+
+def test_a_stack_is_sized_for_encoded_columns(table, monkeypatch):
+    told = []
+    stack_size = SoftRankMLPClassifier._stack_size
+    monkeypatch.setattr(
+        SoftRankMLPClassifier,
+        "_stack_size",
+        lambda self, n, *rest: told.append(n) or stack_size(self, n, *rest),
+    )
+    make().fit(*table)
+    assert told == [1 + 5 + 2]  # A number, five letters ("z" is the rest), two flags.
+
+
+SHAPED = [
+    SoftRankCNNClassifier((4,), **SMALL),
+    SoftRankTransformerClassifier(8, n_heads=2, depth=1, patch_size=2, **SMALL),
+]
+
+
+@pytest.mark.parametrize("estimator", SHAPED, ids=["cnn", "transformer"])
+def test_members_take_images(estimator):
+    y = np.arange(40) % 2
+    X = np.random.default_rng(0).standard_normal((40, 2, 4, 4)) + y[:, None, None, None]
+    ensemble = SoftRankEnsembleClassifier(estimator, 2, random_state=0).fit(X, y)
+    assert ensemble.n_features_in_ == 32
+    rows = X.reshape(40, -1)
+    flat = clone(ensemble).set_params(estimator__input_shape=(2, 4, 4)).fit(rows, y)
+    for method in ("predict_proba", "predict_std", "transform", "embed"):
+        np.testing.assert_array_equal(
+            getattr(ensemble, method)(X), getattr(flat, method)(rows)
+        )
+    state = vars(ensemble).copy()
+    for wrong in (X[:, :1], X[:, 0]):
+        with pytest.raises(ValueError, match="X must hold rows of shape"):
+            ensemble.predict(wrong)
+    with pytest.raises(ValueError, match="must hold images"):
+        ensemble.fit(X[:, None], y)
+    assert vars(ensemble) == state
+
+
+def test_members_read_a_dataset_in_passes(blobs):
+    X, y = blobs
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(y))
+    ensemble = make().fit(data)
+    for member in ensemble.estimators_:
+        np.testing.assert_array_equal(weights(member), weights(clone(member).fit(data)))
+    np.testing.assert_allclose(
+        ensemble.predict_proba(data), ensemble.predict_proba(X), rtol=1e-6
+    )
+    assert ensemble.transform(data).shape == (120, ensemble.n_components_)
+    assert ensemble.score(data) == ensemble.score(data, y) == ensemble.score(X, y)
+    state = vars(ensemble).copy()
+    with pytest.raises(ValueError, match="sample_weight must be None"):
+        ensemble.fit(data, sample_weight=np.ones(120))
+    with pytest.raises(ValueError, match="rows alone"):
+        ensemble.fit(torch.utils.data.TensorDataset(torch.tensor(X)))
+    with pytest.raises(ValueError, match="rows alone"):
+        ensemble.score(torch.utils.data.TensorDataset(torch.tensor(X)))
+    assert vars(ensemble) == state
+
+
+def test_members_read_arrow(blobs):
+    X, y = blobs
+    columns = dict(zip("abcdef", X.T, strict=True))
+    arrow = pa.table({**columns, "kind": y, "note": ["text"] * 120})
+    ensemble = make().fit(arrow.drop_columns("note"), "kind")
+    assert ensemble.feature_names_in_.tolist() == list("abcdef")
+    frame = pd.DataFrame(columns)
+    np.testing.assert_array_equal(ensemble.predict(arrow), ensemble.predict(frame))
+    assert ensemble.score(arrow, "kind") == ensemble.score(frame, y)
 
 
 def test_weights_reach_the_basis_too(blobs):

@@ -38,7 +38,7 @@ FLOORS = {
 OUTSIDE = {
     "rank": {"numpy", "scipy"},
     "theory": {"numpy", "scipy"},
-    "shifts": {"numpy", "scipy", "sklearn"},
+    "shifts": {"narwhals", "numpy", "scipy", "sklearn"},
     "corruptions": {"numpy", "scipy", "sklearn", "PIL"},
     "_sampling": {"numpy"},
     "losses": {"torch"},

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -602,6 +603,24 @@ def test_frames_keep_their_columns(problem):
     model = make_pipeline(StandardScaler(), mlp()).fit(frame, y)
     records = ood_report(model, frame, y, [GaussianNoise()], severities=[1])
     assert len(records) == 2
+
+
+@pytest.mark.parametrize("form", [pd.DataFrame, pl.from_pandas])
+def test_of_frames_the_numbers_are_shifted(problem, form):
+    X, y, *_ = problem
+    frame = form(pd.DataFrame(X, columns=list("abcdef")).assign(kind=y.astype(str)))
+    model = SoftRankMLPClassifier((8,), max_epochs=5, random_state=0).fit(frame, y)
+    records = ood_report(model, frame, y, [OffsetDrift(random_state=0)], severities=[5])
+    shifted = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
+    drift = OffsetDrift(5, random_state=0)
+    shifted = shifted.assign(
+        **dict(zip("abcdef", drift.fit_transform(X).T, strict=True))
+    )
+    assert records[1]["accuracy"] == pytest.approx(model.score(shifted, y))
+    # Columns keep their names in every frame, which warnings would tell.
+    numbers = form(pd.DataFrame(X, columns=list("abcdef")))
+    model = make_pipeline(StandardScaler(), mlp()).fit(numbers, y)
+    assert len(ood_report(model, numbers, y, [GaussianNoise()], severities=[1])) == 2
 
 
 def test_without_probabilities(problem):

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import optuna
 import pandas as pd
+import polars as pl
 import pytest
 import sklearn
 from optuna.distributions import CategoricalDistribution, FloatDistribution
@@ -33,6 +34,7 @@ from sksoftrank import (
     SoftRankCNNClassifier,
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
+    SoftRankTransformerClassifier,
 )
 from sksoftrank.search import _ood_fits, _ood_space
 from sksoftrank.search._ood_choice import Outcome, choose, paired_gain, pareto_front
@@ -1208,6 +1210,27 @@ def test_frames_and_labels_that_are_words(data):
     shifted = make_search(shifts=[GaussianNoise(2)]).fit(frame, labels)
     assert set(shifted.predict(frame)) <= {"a", "b", "c"}
     make_search().fit(frame, labels, X_ood=frame, y_ood=labels, domains_ood=months)
+
+
+@pytest.mark.parametrize("form", [pd.DataFrame, pl.from_pandas])
+@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+def test_frames_with_categories(data, form, kind):
+    X, y, domains = data
+    columns = {f"c{i}": X[:, i] for i in range(3)}
+    words = np.array(["u", "v", "w"])[y]
+    words[:2] = ["rare", "seldom"]
+    frame = form(pd.DataFrame({**columns, "word": words, "flag": X[:, 3] > 0}))
+    estimator = make()
+    if kind == "transformer":
+        estimator = SoftRankTransformerClassifier(
+            8, n_heads=2, depth=1, max_epochs=2, random_state=0
+        )
+    search = make_search(estimator, shifts=[GainDrift(3)]).fit(frame, y)
+    assert np.isfinite(search.cv_results_["ood_score"]).all()
+    assert (search.fallback_reason_ is None) == (kind == "mlp")
+    assert search.predict(frame).shape == y.shape
+    search = make_search(estimator).fit(frame, y, domains=domains)
+    assert np.isfinite(search.cv_results_["ood_score"]).all()
 
 
 # -- Studies that are kept -------------------------------------------------------------

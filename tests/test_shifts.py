@@ -1,6 +1,8 @@
 """The shifts: scikit-learn's contract, severity, seeds, and what each one does."""
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -198,6 +200,113 @@ def test_a_constant_column_stays(kind):
     out = make(kind).fit_transform(X)
     np.testing.assert_array_equal(out[:, 0], 0.5)
     assert (out[:, 1] != X[:, 1]).all()
+
+
+# Frames
+
+
+def mixed(n=40):
+    """Return a frame of numbers of several dtypes among what is no number."""
+    X = images(n, size=4)
+    return pd.DataFrame(
+        {
+            "text": np.resize(["a", "b", None], n),
+            "double": X[:, 0],
+            "flag": X[:, 1] > 0.5,
+            "single": X[:, 1].astype(np.float32),
+            "kind": pd.Categorical(np.resize(["u", "v", "w"], n)),
+            "whole": np.arange(n),
+            "when": pd.date_range("2020-01-01", periods=n),
+        },
+        index=np.arange(n)[::-1] + 7,
+    )
+
+
+NUMBERS = ["double", "single", "whole"]
+pandas_or_polars = pytest.mark.parametrize(
+    "form", [pd.DataFrame, pl.from_pandas], ids=["pandas", "polars"]
+)
+
+
+@every_shift
+@pandas_or_polars
+def test_of_a_frame_the_numbers_are_shifted(kind, form):
+    X, new = form(mixed()), form(mixed(9))
+    shift = kind(random_state=0) if kind in RANDOM else kind()
+    out = shift.fit(X).transform(new)
+    assert type(out) is type(new)
+    assert list(out.columns) == list(X.columns) == shift.feature_names_in_.tolist()
+    assert shift.n_features_in_ == 7
+    others = ["text", "flag", "kind", "when"]
+    if form is pd.DataFrame:
+        pd.testing.assert_frame_equal(out[others], new[others])
+        assert [str(out[name].dtype) for name in NUMBERS] == [
+            "float64", "float32", "float64",
+        ]  # fmt: skip
+        pd.testing.assert_frame_equal(new, mixed(9))  # A copy.
+    else:
+        assert out[others].equals(new[others])
+        assert out[NUMBERS].dtypes == [pl.Float64, pl.Float32, pl.Float64]
+    # The same as of the numbers alone, whatever else there is.
+    numbers = X[NUMBERS].to_numpy().astype(np.float64)
+    expected = (
+        clone(shift).fit(numbers).transform(new[NUMBERS].to_numpy().astype(float))
+    )
+    np.testing.assert_allclose(out[NUMBERS].to_numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(shift.scale_, numbers.std(axis=0), rtol=1e-6)
+
+
+@pandas_or_polars
+def test_a_frame_of_numbers_stays_a_frame(form):
+    X = form(pd.DataFrame(images(9, size=3), columns=list("abc")))
+    shift = make(shifts.GainDrift).fit(X)
+    out = shift.transform(X)
+    assert type(out) is type(X)
+    assert list(out.columns) == ["a", "b", "c"]
+    np.testing.assert_array_equal(
+        out, make(shifts.GainDrift).fit_transform(np.array(X))
+    )
+    # Of columns that have numbers for names, too.
+    numbered = pd.DataFrame(np.array(X))
+    for rows in (numbered, numbered.assign(text="a").set_axis(range(4), axis=1)):
+        out = make(shifts.GainDrift).fit_transform(rows)
+        assert out.columns.tolist() == rows.columns.tolist()
+        np.testing.assert_array_equal(out[[0, 1, 2]], shift.fit(X).transform(X))
+
+
+def test_the_columns_of_fit_are_shifted():
+    X = mixed()
+    shift = make(shifts.OffsetDrift).fit(X)
+    # Numbers where fit saw a category are one.
+    out = shift.transform(X.assign(text=1.0))
+    assert (out["text"] == 1.0).all()
+    with pytest.raises(ValueError, match="could not convert string"):
+        shift.transform(X.assign(double="much"))
+    with pytest.raises(ValueError, match="feature names"):
+        shift.transform(X[X.columns[::-1]])
+    with pytest.raises(
+        ValueError, match=r"X must be a frame with the columns \['double'"
+    ):
+        shift.transform(X.to_numpy())
+    with pytest.raises(ValueError, match="NaN"):
+        shift.transform(X.assign(double=np.nan))
+
+
+@every_shift
+@pandas_or_polars
+def test_a_frame_without_numbers(kind, form):
+    X = form(mixed()[["text", "flag", "kind"]])
+    with pytest.raises(
+        ValueError, match="X must have a column of numbers to shift, got"
+    ):
+        make(kind).fit(X)
+
+
+def test_image_shape_is_that_of_the_numbers():
+    with pytest.raises(ValueError, match="3 columns of X as their product"):
+        shifts.Blur(image_shape=(7,)).fit(mixed())
+    shift = shifts.Blur(image_shape=(3, 1)).fit(mixed())
+    assert shift.transform(mixed()).shape == (40, 7)
 
 
 # Images

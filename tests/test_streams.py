@@ -563,11 +563,33 @@ def test_categories_in_a_table(blobs):
             clf.predict_proba(data), expected.predict_proba(frame), rtol=1e-9
         )
     assert clf.score(rows.append_column("y", pa.array(y)), "y") == clf.score(frame, y)
+    pink = rows.set_column(1, "kind", pa.array(["pink"] * len(y)))
+    np.testing.assert_array_equal(
+        clf.predict(pink), expected.predict(frame.assign(kind="pink"))
+    )
+    strict = SoftRankTransformerClassifier(**small, handle_unknown="error").fit(rows, y)
     with pytest.raises(ValueError, match="only categories seen in fit, got 'pink'"):
-        clf.predict(rows.set_column(1, "kind", pa.array(["pink"] * len(y))))
+        strict.predict(pink)
     clf = SoftRankTransformerClassifier(**small, categorical_features=None)
     with pytest.raises(ValueError, match="'kind' of type large_string"):
         clf.fit(rows, y)
+
+
+def test_categories_in_a_table_for_a_perceptron(blobs):
+    X, y = blobs
+    kind = np.array(["red", "green", "blue"])[y]
+    frame = pd.DataFrame({"a": X[:, 0], "kind": kind, "flag": X[:, 1] > 0})
+    rows = pa.Table.from_pandas(frame)
+    clf, expected = (make().fit(data, y) for data in (rows, frame))
+    assert clf.is_categorical_.tolist() == [False, True, True]
+    assert weights(clf).tobytes() == weights(expected).tobytes()
+    ours, theirs = (
+        SoftRankEnsembleClassifier(make(), 2, random_state=0).fit(data, y)
+        for data in (rows, frame)
+    )
+    np.testing.assert_array_equal(
+        named.predict_proba(rows), ensemble.predict_proba(frame)
+    )
 
 
 def arrow_columns(values):
@@ -590,8 +612,9 @@ def test_arrow_columns_that_are_numbers(blobs, name):
     rows = table(X, y).drop_columns("label").set_column(0, "f0", column)
     X = np.column_stack([np.asarray(values, dtype=float), X[:, 1:]])
     frame = pd.DataFrame(X, columns=rows.column_names)
-    expected = make().fit(frame, y)
-    clf = make().fit(rows, y)
+    plain = {"categorical_features": None}
+    expected = make(**plain).fit(frame, y)
+    clf = make(**plain).fit(rows, y)
     np.testing.assert_allclose(weights(clf), weights(expected), atol=1e-6)
     np.testing.assert_allclose(clf.embed(rows), clf.embed(frame), rtol=1e-9, atol=1e-9)
     by_name = make().fit(rows.append_column("label", pa.array(y)), "label")
@@ -599,7 +622,7 @@ def test_arrow_columns_that_are_numbers(blobs, name):
     for data, labels in ((rows, y), (rows.append_column("y", pa.array(y)), "y")):
         gaps = column.take(pa.array([None, *range(1, 120)]))
         with pytest.raises(ValueError, match="Input X contains NaN"):
-            make().fit(data.set_column(0, "f0", gaps), labels)
+            make(**plain).fit(data.set_column(0, "f0", gaps), labels)
 
 
 def test_whole_numbers_of_a_stream_keep_their_digits(blobs):
@@ -629,14 +652,18 @@ def test_arrow_columns_that_are_no_numbers(blobs, column, kind):
     rows = table(X, y).drop_columns("label").append_column("note", column)
     labelled = rows.append_column("label", pa.array(y))
     message = rf"numeric columns, got 'note' of type {kind}.*\. Encode or drop it"
-    for data, labels in ((rows, y), (labelled, "label")):
-        with pytest.raises(ValueError, match=message):
-            make().fit(data, labels)
-        with pytest.raises(ValueError, match=message):
-            make().partial_fit(data, labels, classes=[0, 1, 2])
-    ensemble = SoftRankEnsembleClassifier(make(), n_estimators=2)
-    with pytest.raises(ValueError, match=message):
-        ensemble.fit(rows, y)
+    for features in (None, "from_dtype"):
+        clf = make(categorical_features=features)
+        ensemble = SoftRankEnsembleClassifier(clf, n_estimators=2)
+        for data, labels in ((rows, y), (labelled, "label")):
+            if kind == "string" and features and labels is y:
+                continue  # In memory it is a column of categories.
+            with pytest.raises(ValueError, match=message):
+                clf.fit(data, labels)
+            with pytest.raises(ValueError, match=message):
+                clf.partial_fit(data, labels, classes=[0, 1, 2])
+            with pytest.raises(ValueError, match=message):
+                ensemble.fit(data, labels)
 
 
 def test_columns_of_one_name(blobs):

@@ -1,55 +1,67 @@
-"""Columns of categories: which they are, and their codes."""
+"""Columns of categories: which they are, and what a network takes in for them."""
 
 from __future__ import annotations
 
-import re
-from typing import Any
+import sys
+from collections.abc import Hashable
+from contextlib import suppress
+from typing import Any, ClassVar, Self
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
-from sklearn.preprocessing import OrdinalEncoder
-from sklearn.utils import _safe_indexing
-from sklearn.utils._missing import is_pandas_na
-from sklearn.utils.validation import _num_features
+from scipy import sparse
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+from sklearn.utils import _safe_indexing, check_array, check_X_y
+from sklearn.utils._missing import is_scalar_nan
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import _num_features, validate_data
+
+from sksoftrank.estimators._base import BaseSoftRankClassifier
+from sksoftrank.estimators._sources import as_frame
 
 Array = npt.NDArray[Any]
-# What pandas, polars and Arrow in pandas call the dtypes of categories.
-_CATEGORICAL_DTYPE = re.compile(
-    r"(category|categorical|enum|dictionary|object|str|(large_)?string|utf8|bool(ean)?)"
-    r"\b",
-    re.IGNORECASE,
-)
+_CATEGORICAL = (nw.Boolean, nw.Categorical, nw.Enum, nw.Object, nw.String)
+# Rows of one-hot columns that are wider are kept sparse: they are nearly all zeros.
+_DENSE_COLUMNS = 512
 
 
 class CategoryEncoder:
     """Puts the columns of categories first, as codes from zero.
 
+    Code 0 is "the rest": categories that fit saw in one row alone, and those that it
+    did not see. By Good and Turing's argument what was never seen looks like what was
+    seen once. A missing value that fit saw has a code of its own, the last.
+
     Parameters
     ----------
     is_categorical : ndarray of shape (n_features,)
         Which columns hold categories.
+    handle_unknown : {"infrequent_if_exist", "error"}
+        Whether there is a rest; without it an unseen category is an error.
     """
 
-    def __init__(self, is_categorical: npt.NDArray[np.bool_]) -> None:
+    def __init__(
+        self, is_categorical: npt.NDArray[np.bool_], handle_unknown: str
+    ) -> None:
         self.is_categorical = is_categorical
+        self.handle_unknown = handle_unknown
         self._categorical = np.flatnonzero(is_categorical)
         self._numeric = np.flatnonzero(~is_categorical)
 
     @classmethod
-    def find(cls, X: Any, features: Any) -> CategoryEncoder | None:
+    def find(cls, X: Any, features: Any, handle_unknown: str) -> Self | None:
         """Return an encoder for the columns that `features` means; None for none."""
-        columns = getattr(X, "columns", None)
         if features is None:
             return None
         if isinstance(features, str):
-            if columns is None:
+            if not nw.dependencies.is_into_dataframe(X):
                 return None
-            is_categorical = np.array(
-                [_CATEGORICAL_DTYPE.match(str(dtype)) is not None for dtype in X.dtypes]
-            )
+            dtypes = nw.from_native(X).schema.dtypes()
+            is_categorical = np.array([dtype in _CATEGORICAL for dtype in dtypes])
         else:
-            is_categorical = cls._mask(X, features, columns)
-        return cls(is_categorical) if is_categorical.any() else None
+            is_categorical = cls._mask(X, features, getattr(X, "columns", None))
+        return cls(is_categorical, handle_unknown) if is_categorical.any() else None
 
     @staticmethod
     def _mask(X: Any, features: Any, columns: Any) -> npt.NDArray[np.bool_]:
@@ -79,19 +91,44 @@ class CategoryEncoder:
             "frame."
         )
 
+    @property
+    def key(self) -> Hashable:
+        """What encoders that encode alike agree in."""
+        return self.is_categorical.tobytes(), self.handle_unknown
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the categories are known."""
+        return hasattr(self, "_encoder")
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns that `transform` returns."""
+        return len(self.is_categorical)
+
     def _columns(self, X: Any, indices: npt.NDArray[np.intp]) -> Array:
+        if sparse.issparse(X):
+            raise ValueError(
+                "X must be dense where columns hold categories, got a sparse "
+                f"{type(X).__name__}. Use X.toarray(), or categorical_features=None."
+            )
         if isinstance(X, list | tuple):
             X = np.asarray(X, dtype=object)
         part = _safe_indexing(X, indices, axis=1)
         values: Array = part.to_numpy() if hasattr(part, "to_numpy") else part
         return np.asarray(values)
 
-    def fit(self, X: Any) -> CategoryEncoder:
+    def _names(self, X: Any, columns: npt.ArrayLike) -> list[Any]:
+        names = list(getattr(X, "columns", range(len(self.is_categorical))))
+        return [names[column] for column in np.atleast_1d(columns)]
+
+    def fit(self, X: Any) -> Self:
         """Learn the categories of each column."""
         encoder = OrdinalEncoder(
             handle_unknown="use_encoded_value",
             unknown_value=-1,
             encoded_missing_value=-2,
+            min_frequency=1 if self.handle_unknown == "error" else 2,
         )
         try:
             encoder.fit(_as_categories(self._columns(X, self._categorical)))
@@ -101,48 +138,221 @@ class CategoryEncoder:
                 f"both: {error}. Turn the column into text."
             ) from error
         self._encoder = encoder
-        self.cardinalities = tuple(len(c) + 1 for c in self._encoder.categories_)
+        rare = [() if c is None else c for c in encoder.infrequent_categories_]
+        known = encoder.categories_
+        self._has_rest = np.array([len(c) > 0 for c in rare])
+        has_missing = np.array([is_scalar_nan(c[-1]) for c in known], dtype=int)
+        n_known = np.array([len(c) for c in known]) - [len(c) for c in rare]
+        self._n_frequent = n_known - has_missing
+        self.cardinalities = tuple((1 + n_known).tolist())
         return self
 
-    def transform(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return codes and numbers (n, n_features); a missing value has code 0."""
+    def transform(self, X: Any) -> Any:
+        """Return what stands for the categories, then the numbers."""
+        codes = self._encode(self._codes(X))
+        numbers = self._numbers(X)
+        if sparse.issparse(codes):
+            return sparse.hstack([codes, numbers], format="csr")
+        return np.hstack([codes, numbers])
+
+    def _encode(self, codes: npt.NDArray[np.float64]) -> Any:
+        return codes
+
+    def _codes(self, X: Any) -> npt.NDArray[np.float64]:
         values = _as_categories(self._columns(X, self._categorical))
         codes = self._encoder.transform(values)
-        unknown = codes == -1
-        if unknown.any():
-            row, place = np.argwhere(unknown)[0]
-            column = self._categorical[place]
-            name = getattr(X, "columns", range(len(self.is_categorical)))[column]
+        is_unknown = codes == -1
+        if self.handle_unknown == "error" and is_unknown.any():
+            row, place = np.argwhere(is_unknown)[0]
+            (name,) = self._names(X, self._categorical[place])
             known = self._encoder.categories_[place].tolist()
             raise ValueError(
                 f"X must hold only categories seen in fit, got {values[row, place]!r} "
                 f"in column {name!r}, not among {known[:10]}. Map it to one of them, "
-                "or to a missing value if fit saw one."
+                "or to a missing value if fit saw one, or set "
+                "handle_unknown='infrequent_if_exist'."
             )
-        codes = np.where(codes == -2, 0, codes + 1)
-        numbers = self._columns(X, self._numeric)
+        # The encoder's codes are those of the frequent ones, then that of the rest.
+        n = self._n_frequent
+        return np.select(
+            [codes == -2, is_unknown | (codes == n)], [n + 1.0, 0.0], codes + 1
+        )
+
+    def _numbers(self, X: Any) -> npt.NDArray[np.float64]:
+        values = self._columns(X, self._numeric)
         try:
-            if numbers.dtype == object:
-                numbers = _as_categories(numbers)
-            numbers = numbers.astype(np.float64)
+            if values.dtype.kind in "mM":
+                raise TypeError("times and dates")
+            if values.dtype == object:
+                values = _as_categories(values)
+            numbers = values.astype(np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 "X must hold numbers in the columns that are not categorical, got "
                 f"something else: {error}. Name its column in categorical_features, "
                 "encode it, or drop it."
             ) from error
-        return np.hstack([codes, numbers])
+        is_missing = np.isnan(numbers).any(axis=0)
+        if is_missing.any():
+            raise ValueError(
+                "X must hold no missing values in columns of numbers, got NaN in "
+                f"{self._names(X, self._numeric[is_missing])}. Impute them before, "
+                "e.g. by SimpleImputer in a ColumnTransformer, whose "
+                "set_output(transform='pandas') keeps the categories."
+            )
+        return numbers
+
+
+class OneHotCategories(CategoryEncoder):
+    """Puts the columns of categories first, as a column of zeros and ones for each.
+
+    The rest has a column only where fit saw any: an unseen category is then that, and
+    is all zeros elsewhere.
+    """
+
+    def fit(self, X: Any) -> Self:
+        """Learn the categories of each column."""
+        super().fit(X)
+        codes = [
+            np.arange(0 if has_rest else 1, n)
+            for n, has_rest in zip(self.cardinalities, self._has_rest, strict=True)
+        ]
+        self._n_ones = sum(map(len, codes))
+        self._one_hot = OneHotEncoder(
+            categories=codes,
+            handle_unknown="ignore",
+            sparse_output=self.n_columns > _DENSE_COLUMNS,
+        ).fit(np.zeros((1, len(codes))))
+        return self
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns that `transform` returns."""
+        return self._n_ones + len(self._numeric)
+
+    def _encode(self, codes: npt.NDArray[np.float64]) -> Any:
+        return self._one_hot.transform(codes)
+
+
+class CategoricalInputClassifier(BaseSoftRankClassifier):
+    """Base of the classifiers of tables whose columns may hold categories."""
+
+    _parameter_constraints = {  # noqa: RUF012
+        **BaseSoftRankClassifier._parameter_constraints,
+        "categorical_features": [StrOptions({"from_dtype"}), "array-like", None],
+        "handle_unknown": [StrOptions({"infrequent_if_exist", "error"})],
+    }
+    # What the network takes in for categories.
+    _encoding: ClassVar[type[CategoryEncoder]] = CategoryEncoder
+    _encoder: CategoryEncoder | None = None
+
+    categorical_features: Any
+    handle_unknown: str
+    is_categorical_: npt.NDArray[np.bool_] | None
+
+    def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+        """Check rows as ever, encoded where columns hold categories."""
+        names = None if options["reset"] else self._columns(X)
+        X = as_frame(X, names, numeric=self.categorical_features is None)
+        if options["reset"]:
+            self._take_encoder(self._choose_encoder(X))
+        encoder = self._encoder
+        if encoder is None:
+            return super()._validate(X, y, **options)
+        # Names and number of columns, of the frame as it came.
+        validate_data(self, X, y, reset=options.pop("reset"), skip_check_array=True)
+        if not encoder.is_fitted:
+            encoder.fit(X)
+        X = encoder.transform(X)
+        if isinstance(y, str) and y == "no_validation":
+            return check_array(X, **options)
+        return check_X_y(X, y, **options)
+
+    def _take_encoder(self, encoder: CategoryEncoder | None) -> None:
+        self._encoder = encoder
+        self.is_categorical_ = None if encoder is None else encoder.is_categorical
+
+    def _find_categories(self, X: Any) -> CategoryEncoder | None:
+        """Return an encoder, not yet fitted, for what columns of categories `X` has."""
+        X = as_frame(X, numeric=self.categorical_features is None)
+        if getattr(X, "ndim", 2) != 2:  # To be refused like any such X.
+            return None
+        return self._encoding.find(X, self.categorical_features, self.handle_unknown)
+
+    def _choose_encoder(self, X: Any) -> CategoryEncoder | None:
+        found = self._find_categories(X)
+        if not (self.warm_start and hasattr(self, "net_")):
+            return found
+        # The weights to go on from are those of its categories.
+        before = self._encoder
+        if (found and found.key) != (before and before.key):
+            raise ValueError(
+                "warm_start=True needs the columns of categories and handle_unknown of "
+                "the previous fit, got others. Give X the same dtypes, or set "
+                "warm_start=False to start anew."
+            )
+        return before
+
+    def _read_training(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        validated: dict[Any, Any] | None,
+    ) -> Any:
+        if validated is None:
+            return super()._read_training(X, y, sample_weight, None)
+        # Fits that encode alike share the encoded rows, and so the encoder.
+        found = self._find_categories(X)
+        shared = validated.setdefault(found and found.key, {})
+        rows = super()._read_training(X, y, sample_weight, shared)
+        self._take_encoder(shared.setdefault(id(X), self._encoder))
+        return rows
+
+    def _count_inputs(self, X: Any) -> int:
+        """Return how many columns the network takes in for `X`.
+
+        A guess, where `X` is going to be transformed before.
+        """
+        with suppress(ValueError, TypeError):  # Its fit will say so.
+            encoder = self._find_categories(X)
+            if encoder is not None:
+                return encoder.fit(X).n_columns
+        shape: tuple[int, ...] = getattr(X, "shape", ())
+        return shape[1] if len(shape) == 2 else 1
+
+    def _encode(self, rows: Array) -> Array:
+        if self._encoder is None:
+            return rows
+        encoded: Any = self._encoder.transform(rows)
+        return encoded.toarray() if sparse.issparse(encoded) else encoded
+
+    def _take_shape(self, shape: tuple[int, ...]) -> None:
+        super()._take_shape(shape)
+        self._take_encoder(None)
+        if self._names_categories:
+            raise ValueError(
+                "categorical_features must be 'from_dtype' or None where X is a "
+                f"Dataset, got {self.categorical_features!r}. Use a frame, or encode "
+                "the categories."
+            )
+
+    @property
+    def _has_categories(self) -> bool:
+        return self._encoder is not None
+
+    @property
+    def _names_categories(self) -> bool:
+        # An array has no single truth, nor does a comparison with one.
+        features = self.categorical_features
+        return not (features is None or isinstance(features, str))
 
 
 def _as_categories(values: Array) -> Array:
     """Return values that can be sorted, with one kind of missing value."""
     values = values.astype(object)
-    missing = np.array(
-        [
-            [v is None or is_pandas_na(v) or v != v for v in row]
-            for row in values.tolist()
-        ],
-        dtype=bool,
-    ).reshape(values.shape)
-    values[missing] = np.nan
+    # Where no pandas has been imported, no value is its NA, which has no truth.
+    NA = getattr(sys.modules.get("pandas"), "NA", None)
+    missing = [v is None or v is NA or v != v for v in values.ravel().tolist()]
+    values[np.array(missing, dtype=bool).reshape(values.shape)] = np.nan
     return values

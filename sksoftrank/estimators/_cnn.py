@@ -12,7 +12,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._docs import document_shared
-from sksoftrank.estimators._shapes import ShapedInputClassifier, as_shape
+from sksoftrank.estimators._shapes import (
+    ShapedInputClassifier,
+    as_shape,
+    warn_channels_last,
+)
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import CNN, EmbedHeadModule
 from sksoftrank.modules._cnn import CNN_NORMALIZATIONS
@@ -187,6 +191,8 @@ class SoftRankCNNClassifier(ShapedInputClassifier):
                 "X must hold images (n, channels, height, width) or signals (n, "
                 f"channels, length), got rows of shape {shape}. Reshape X."
             )
+        if self.input_shape is None:
+            warn_channels_last(shape)
 
     def _min_batch_size(self) -> int:
         # Batch normalisation has no variance to divide by in a batch of one.

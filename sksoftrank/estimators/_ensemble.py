@@ -20,18 +20,17 @@ from sklearn.base import (
 )
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._base import BaseSoftRankClassifier
-from sksoftrank.estimators._data import draw_seeds, encode, make_dataset, sample_rows
+from sksoftrank.estimators._data import Rows, draw_seeds, make_dataset, sample_rows
 from sksoftrank.estimators._mlp import SoftRankMLPClassifier
-from sksoftrank.estimators._sources import as_frame
+from sksoftrank.estimators._sources import is_stream, read_labels
 from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
 from sksoftrank.losses import TemperatureSchedule
-from sksoftrank.training import StopFlag
+from sksoftrank.training import InMemoryDataset, StopFlag, StreamDataset
 
 Array = npt.NDArray[Any]
 
@@ -41,14 +40,16 @@ class SoftRankEnsembleClassifier(
 ):
     """Networks that differ by their seed or temperature, and vote by probability.
 
-    All members see all rows; they are trained as one stack, at a fraction of the time
-    of as many fits. An ensemble is the usual way to gain accuracy under shift, and the
-    spread of its members says where it is unsure.
+    All members see all rows; perceptrons are trained as one stack, at a fraction of the
+    time of as many fits. An ensemble is the usual way to gain accuracy under shift, and
+    the spread of its members says where it is unsure.
 
     Parameters
     ----------
-    estimator : SoftRankMLPClassifier, default=None
-        What the members are clones of; None takes the defaults.
+    estimator : estimator, default=None
+        What the members are clones of: a `SoftRankMLPClassifier`, whose clones train as
+        one stack, or another of the package's classifiers; None takes the defaults of
+        the former.
     n_estimators : int, default=8
         Members.
     temperature : float, TemperatureSchedule, sequence of these or None, default=None
@@ -69,7 +70,7 @@ class SoftRankEnsembleClassifier(
 
     Attributes
     ----------
-    estimators_ : list of SoftRankMLPClassifier
+    estimators_ : list of estimator
         The fitted members.
     classes_ : ndarray of shape (n_classes,)
         Labels seen during fit.
@@ -153,17 +154,18 @@ class SoftRankEnsembleClassifier(
     def fit(
         self,
         X: npt.ArrayLike,
-        y: npt.ArrayLike,
+        y: npt.ArrayLike | str | None = None,
         sample_weight: npt.ArrayLike | None = None,
     ) -> Self:
         """Train all members on `X` and `y`.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,)
-            Labels.
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Training rows, as `estimator` takes them: images and frames with columns of
+            categories too. A Dataset is read in passes by each member.
+        y : array-like of shape (n_samples,) or str, default=None
+            Labels; as for `estimator` where `X` is a Dataset.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the rows.
 
@@ -182,15 +184,16 @@ class SoftRankEnsembleClassifier(
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> None:
-        X, y = validate_data(
-            self,
-            as_frame(X),
-            y,
-            accept_sparse="csr",
-            dtype=[np.float64, np.float32],
-            order="C",
-        )
-        check_classification_targets(y)
+        # All members read their input alike: the first to do so is none of them.
+        reader = clone(self._base())
+        reader._validate_params()
+        validated: dict[Any, Any] = {}
+        dataset: Rows | StreamDataset
+        if is_stream(X, y):
+            dataset = reader._open_training(X, y, sample_weight)
+        else:
+            rows = reader._read_training(X, y, sample_weight, validated)
+            dataset = make_dataset(*rows)
         seeds = draw_seeds(self.random_state, self.n_estimators + 1)
         members = self._members(seeds)
         # Before the training, and not only after it.
@@ -198,13 +201,24 @@ class SoftRankEnsembleClassifier(
             sum(member._embedding_width() or 0 for member in members)
         )
         params = {} if sample_weight is None else {"sample_weight": sample_weight}
-        fitted = self._fit_members([Fit(member, X, y, params) for member in members])
-        self.estimators_ = fitted
-        self.classes_ = fitted[0].classes_
-        self._find_basis(X, y, sample_weight, seeds[-1])
+        self.estimators_ = self._fit_members(
+            [Fit(member, X, y, params) for member in members],
+            dataset,
+            len(reader.classes_),
+            validated,
+        )
+        self.classes_ = reader.classes_
+        self.n_features_in_ = reader.n_features_in_
+        if hasattr(reader, "feature_names_in_"):
+            self.feature_names_in_ = reader.feature_names_in_
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        self._find_basis(dataset, seeds[-1])
+
+    def _base(self) -> BaseSoftRankClassifier:
+        return SoftRankMLPClassifier() if self.estimator is None else self.estimator
 
     def _members(self, seeds: Sequence[int]) -> list[Any]:
-        base = SoftRankMLPClassifier() if self.estimator is None else self.estimator
         temperatures = self.temperature
         if temperatures is None or isinstance(temperatures, Real | TemperatureSchedule):
             temperatures = [temperatures] * self.n_estimators
@@ -215,27 +229,31 @@ class SoftRankEnsembleClassifier(
             )
         members = []
         for seed, temperature in zip(seeds, temperatures, strict=False):
-            member = clone(base).set_params(random_state=seed)
+            member = clone(self._base()).set_params(random_state=seed)
             if temperature is not None:
                 member.set_params(temperature=temperature)
             member._validate_params()
             members.append(member)
         return members
 
-    def _fit_members(self, fits: list[Fit]) -> list[Any]:
+    def _fit_members(
+        self,
+        fits: list[Fit],
+        dataset: Rows | StreamDataset,
+        n_classes: int,
+        validated: dict[Any, Any],
+    ) -> list[Any]:
         n_workers = min(effective_n_jobs(self.n_jobs), len(fits))
         size = -(-len(fits) // n_workers)
         first = fits[0].estimator
-        if first._stacking_obstacle() is None:
-            n_classes = len(np.unique(fits[0].y))
-            size = first._stack_size(
-                fits[0].X.shape[1], n_classes, len(fits), n_workers
-            )
+        if isinstance(dataset, InMemoryDataset) and first._stacking_obstacle() is None:
+            n_inputs = dataset.X.shape[1]
+            size = first._stack_size(n_inputs, n_classes, len(fits), n_workers)
         stop = StopFlag()
         threads = torch.get_num_threads()
         try:
             done = Parallel(n_jobs=n_workers, prefer="threads")(
-                delayed(_fit_stack)(fits[i : i + size], stop, n_workers)
+                delayed(_fit_stack)(fits[i : i + size], validated, stop, n_workers)
                 for i in range(0, len(fits), size)
             )
         except BaseException:
@@ -250,11 +268,8 @@ class SoftRankEnsembleClassifier(
             members.append(member)
         return members
 
-    def _find_basis(
-        self, X: Any, y: Any, sample_weight: npt.ArrayLike | None, seed: int
-    ) -> None:
-        weighed = self.estimators_[0]._weigh(X, encode(y, self.classes_), sample_weight)
-        X, codes, weight = sample_rows(make_dataset(*weighed), seed)
+    def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
+        X, codes, weight = sample_rows(dataset, seed)
         # In single precision, like the training: half the time of double.
         Z = self._concatenate(X.astype(np.float32, copy=False))
         self.compressor_ = RankCompressor(
@@ -282,13 +297,7 @@ class SoftRankEnsembleClassifier(
 
     def _validate_rows(self, X: Any) -> Any:
         check_is_fitted(self)
-        return validate_data(
-            self,
-            as_frame(X),
-            accept_sparse="csr",
-            dtype=[np.float64, np.float32],
-            reset=False,
-        )
+        return self.estimators_[0]._validate_rows(X)
 
     def _member_probabilities(self, X: Any) -> Array:
         """Return the members' probabilities (n_estimators, n, n_classes)."""
@@ -300,7 +309,7 @@ class SoftRankEnsembleClassifier(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -315,7 +324,7 @@ class SoftRankEnsembleClassifier(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -330,7 +339,7 @@ class SoftRankEnsembleClassifier(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -341,12 +350,39 @@ class SoftRankEnsembleClassifier(
         codes = self.predict_proba(X).argmax(axis=1)
         return self.classes_[codes]
 
+    def score(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike | str | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> float:
+        """Return the share of rows whose class is predicted.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows; with their labels, as in `fit`, where they come from a Dataset.
+        y : array-like of shape (n_samples,) or str, default=None
+            Labels, as in `fit`; an array does for a Dataset too.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Accuracy in [0, 1]; higher is better.
+        """
+        if is_stream(X, y) and (y is None or isinstance(y, str)):
+            check_is_fitted(self)
+            y = read_labels(X, y, self.estimators_[0]._columns(X))
+        return super().score(X, y, sample_weight)
+
     def predict_log_proba(self, X: npt.ArrayLike) -> Array:
         """Return the logarithm of `predict_proba`.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -363,7 +399,7 @@ class SoftRankEnsembleClassifier(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -379,7 +415,7 @@ class SoftRankEnsembleClassifier(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -394,7 +430,7 @@ class SoftRankEnsembleClassifier(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -419,10 +455,10 @@ class SoftRankEnsembleClassifier(
 
 
 def _fit_stack(
-    fits: list[Fit], stop: StopFlag, n_workers: int
+    fits: list[Fit], validated: dict[Any, Any], stop: StopFlag, n_workers: int
 ) -> list[tuple[Any, Exception | None]]:
     """Return fitted members and errors, without the rows: a process sends them back."""
     if n_workers > 1:
         torch.set_num_threads(1)
-    fit_stacked(fits, stop=stop)
+    fit_stacked(fits, stop=stop, validated=validated)
     return [(fit.estimator, fit.error) for fit in fits]

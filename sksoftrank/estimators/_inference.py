@@ -127,17 +127,20 @@ class Inference(
                 f"X must hold rows of shape {expected}, got {shape}. Pass what the "
                 "estimator was fitted on."
             )
-        rows = check_array(
-            rows.reshape(len(rows), math.prod(shape)),
-            dtype=DTYPES,
-            order="C",
-            input_name="X",
-        )
-        if rows.shape[1] != self.n_features_in_:
+        width = math.prod(shape)
+        rows = rows.reshape(len(rows), width)
+        if width == self.n_features_in_:
+            rows = self._encode(rows)
+        rows = check_array(rows, dtype=DTYPES, order="C", input_name="X")
+        if width != self.n_features_in_:
             raise ValueError(
-                f"X must yield rows of {self.n_features_in_} numbers, got "
-                f"{rows.shape[1]}. Pass what the estimator was fitted on."
+                f"X must yield rows of {self.n_features_in_} numbers, got {width}. "
+                "Pass what the estimator was fitted on."
             )
+        return rows
+
+    def _encode(self, rows: Array) -> Array:
+        """Return the rows of a stream with what stands for categories."""
         return rows
 
     def _chunks(self, X: Any) -> Iterator[Array]:

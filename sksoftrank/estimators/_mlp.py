@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from sksoftrank.estimators._base import BaseSoftRankClassifier
+from sksoftrank.estimators._categories import (
+    CategoricalInputClassifier,
+    CategoryEncoder,
+    OneHotCategories,
+)
 from sksoftrank.estimators._docs import document_shared
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import MLP, EmbedHeadModule
@@ -20,12 +24,15 @@ from sksoftrank.training._stacked import stack_bytes, stack_size
 
 
 @document_shared()
-class SoftRankMLPClassifier(BaseSoftRankClassifier):
+class SoftRankMLPClassifier(CategoricalInputClassifier):
     """Multi-layer perceptron whose softmax temperature sets the rank of its embedding.
 
     Trained with ``cross_entropy(logits / temperature, y)``. A high temperature gives
     embeddings of low rank, that compress to a few columns; a low one keeps many
     directions. `predict` classifies, `transform` yields the compressed embedding.
+
+    `X` is a matrix, or a frame with columns of categories too. Numeric columns should
+    be scaled.
 
     Parameters
     ----------
@@ -40,10 +47,23 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     init_scale : float, default=1.0
         Positive factor on the initial weights of all layers; over L layers and without
         normalisation a scale ``a`` acts like the temperature ``a ** -L``.
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Columns that hold categories, which the network gets as a column of zeros and
+        ones for each category: those whose dtype in a pandas or polars frame is
+        categorical, text or boolean; or indices, names or a mask; None for none. A
+        missing value that `fit` saw is a category too.
+    handle_unknown : {"infrequent_if_exist", "error"}, default="infrequent_if_exist"
+        What becomes of a category, or a missing value, that `fit` did not see. With
+        "infrequent_if_exist" it goes to the column that the categories share which
+        `fit` saw in one row alone; it is all zeros, where there are none. "error"
+        refuses it, and every category has its own column. In `partial_fit` the first
+        call stands for `fit`.
     %(parameters)s
 
     Attributes
     ----------
+    is_categorical_ : ndarray of shape (n_features_in_,) or None
+        Which columns hold categories; None where none does.
     %(attributes)s
 
     References
@@ -65,7 +85,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        **BaseSoftRankClassifier._parameter_constraints,
+        **CategoricalInputClassifier._parameter_constraints,
         "hidden_layer_sizes": [
             "array-like",
             Interval(Integral, 1, None, closed="left"),
@@ -75,6 +95,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         "normalization": [StrOptions(set(NORMALIZATIONS)), None],
         "init_scale": [Interval(Real, 0, None, closed="neither")],
     }
+    _encoding: ClassVar[type[CategoryEncoder]] = OneHotCategories
 
     def __init__(
         self,
@@ -84,6 +105,8 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         dropout: float = 0.0,
         normalization: str | None = None,
         init_scale: float = 1.0,
+        categorical_features: Any = "from_dtype",
+        handle_unknown: str = "infrequent_if_exist",
         temperature: float | TemperatureSchedule = 1.0,
         n_components: str | float | None = "auto",
         compression_tol: float = 0.005,
@@ -140,6 +163,8 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         self.dropout = dropout
         self.normalization = normalization
         self.init_scale = init_scale
+        self.categorical_features = categorical_features
+        self.handle_unknown = handle_unknown
 
     def _widths(self) -> tuple[int, ...]:
         sizes: Any = self.hidden_layer_sizes
@@ -189,7 +214,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         self, n_features: int
     ) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
         return MLP, {
-            "n_features": n_features,
+            "n_features": self._encoder.n_columns if self._encoder else n_features,
             "hidden_layer_sizes": self._widths(),
             "activation": self.activation,
             "dropout": self.dropout,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -80,6 +81,26 @@ class ShapedInputClassifier(BaseSoftRankClassifier):
             )
         self._check_shape(shape)
         self.input_shape_ = shape
+
+
+def warn_channels_last(shape: tuple[int, ...]) -> None:
+    """Warn of images whose rows look like (height, width, channels)."""
+    colors = (1, 3, 4)
+    # Channels that come first leave a square image square.
+    if (
+        len(shape) == 3
+        and shape[2] in colors
+        and shape[0] not in colors
+        and shape[1] != shape[2]
+    ):
+        warnings.warn(
+            f"X holds images of shape {shape}, taken for {shape[0]} channels of "
+            f"{shape[1]} x {shape[2]} pixels, which look like {shape[2]} channels that "
+            "come last. Then pass np.moveaxis(X, -1, 1); if channels do come first, "
+            f"set input_shape={shape}.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def as_shape(shape: Any) -> tuple[int, ...] | None:

@@ -118,14 +118,21 @@ def _check_names(X: Any, asked_for: list[str]) -> None:
 def _readable(column: Any, name: str, numeric: bool) -> Any:
     """Return an Arrow column as one whose numbers numpy knows.
 
-    With `numeric` anything but numbers is refused.
+    Anything but numbers is refused; without `numeric` categories are let through.
     """
     from pyarrow import types  # type: ignore[import-untyped]
 
     kind = column.type
     if types.is_decimal(kind):
         return column.cast("double")
-    if not numeric:
+    is_category = (
+        types.is_dictionary(kind)
+        or types.is_boolean(kind)
+        or types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+    )
+    if is_category and not numeric:
         return column
     if types.is_dictionary(kind):
         return _readable(column.cast(kind.value_type), name, numeric)
@@ -134,9 +141,26 @@ def _readable(column: Any, name: str, numeric: bool) -> Any:
     if not (types.is_integer(kind) or types.is_floating(kind)):
         raise ValueError(
             f"X must hold numeric columns, got {name!r} of type {kind}. Encode or drop "
-            "it."
+            "it, or make categories of text."
         )
     return column
+
+
+def read_labels(X: Any, target: Any, columns: list[str] | None) -> Array:
+    """Return all labels that a stream yields with its rows, in one pass."""
+    parts = []
+    for _, labels in open_stream(X, target, columns)():
+        if labels is None:
+            raise ValueError(
+                "X must yield pairs (row, label), got rows alone. Yield pairs, or pass "
+                "y."
+            )
+        parts.append(labels)
+    if not parts:
+        raise ValueError(
+            "X must yield at least one row, got none. Check where it reads from."
+        )
+    return np.concatenate(parts)
 
 
 def _is_table(X: Any) -> bool:

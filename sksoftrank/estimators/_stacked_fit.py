@@ -43,7 +43,11 @@ def fits_by_parts(estimator: Any) -> bool:
 
 @torch_defaults()
 def fit_stacked(
-    fits: Sequence[Fit], *, compress: bool = True, stop: StopFlag | None = None
+    fits: Sequence[Fit],
+    *,
+    compress: bool = True,
+    stop: StopFlag | None = None,
+    validated: dict[Any, Any] | None = None,
 ) -> None:
     """Fit estimators together, each as its own `fit` would.
 
@@ -58,6 +62,8 @@ def fit_stacked(
         Whether to find the basis of `transform`; without it an estimator only predicts.
     stop : StopFlag, default=None
         Once set, training ends.
+    validated : dict, default=None
+        What rows are made of, for calls that share them.
 
     Raises
     ------
@@ -65,7 +71,7 @@ def fit_stacked(
         If Ctrl-C or `stop` ended the training.
     """
     stacks: dict[Hashable, list[tuple[Fit, Training]]] = {}
-    validated: dict[tuple[int, int], Any] = {}
+    validated = {} if validated is None else validated
     for fit in fits:
         if stop is not None and stop.is_set:
             raise KeyboardInterrupt

@@ -7,18 +7,19 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy import sparse
-from sklearn.utils import check_array, check_X_y
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import validate_data
+from sklearn.utils._param_validation import Interval
 
-from sksoftrank.estimators._base import BaseSoftRankClassifier
-from sksoftrank.estimators._categories import CategoryEncoder
+from sksoftrank.estimators._categories import (
+    CategoricalInputClassifier,
+    CategoryEncoder,
+)
 from sksoftrank.estimators._docs import document_shared
-from sksoftrank.estimators._shapes import ShapedInputClassifier, as_shape
-from sksoftrank.estimators._sources import as_frame
+from sksoftrank.estimators._shapes import (
+    ShapedInputClassifier,
+    as_shape,
+    warn_channels_last,
+)
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import EmbedHeadModule, Transformer
 from sksoftrank.modules._layers import check_augmentation
@@ -31,7 +32,7 @@ from sksoftrank.modules._layers import check_augmentation
     lr_schedule="warmup_cosine",
     max_grad_norm="1.0",
 )
-class SoftRankTransformerClassifier(ShapedInputClassifier):
+class SoftRankTransformerClassifier(CategoricalInputClassifier, ShapedInputClassifier):
     """Transformer whose softmax temperature sets the rank of its embedding.
 
     For images (a token for each patch) and tables (a token for each column). Trained
@@ -59,7 +60,13 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Columns that hold categories, which get a learned vector each: those whose dtype
         in a pandas or polars frame is categorical, text or boolean; or indices, names
-        or a mask; None for none. A missing value is a category of its own.
+        or a mask; None for none. A missing value that `fit` saw is a category too.
+    handle_unknown : {"infrequent_if_exist", "error"}, default="infrequent_if_exist"
+        What becomes of a category, or a missing value, that `fit` did not see. With
+        "infrequent_if_exist" it gets the vector that the categories of its column share
+        which `fit` saw in one row alone; zero, where there are none. "error" refuses
+        it, and every category has its own vector. In `partial_fit` the first call
+        stands for `fit`.
     attention_temperature : float, default=1.0
         Positive. Divides the scores in the softmax of the attention.
     dropout : float, default=0.1
@@ -98,14 +105,13 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        **BaseSoftRankClassifier._parameter_constraints,
+        **CategoricalInputClassifier._parameter_constraints,
         "d_model": [Interval(Integral, 1, None, closed="left")],
         "n_heads": [Interval(Integral, 1, None, closed="left")],
         "depth": [Interval(Integral, 1, None, closed="left")],
         "mlp_ratio": [Interval(Real, 0, None, closed="neither")],
         "patch_size": [Interval(Integral, 1, None, closed="left")],
         "input_shape": ["array-like", None],
-        "categorical_features": [StrOptions({"from_dtype"}), "array-like", None],
         "attention_temperature": [Interval(Real, 0, None, closed="neither")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "augmentation": ["array-like"],
@@ -124,6 +130,7 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
         patch_size: int = 4,
         input_shape: Sequence[int] | None = None,
         categorical_features: Any = "from_dtype",
+        handle_unknown: str = "infrequent_if_exist",
         attention_temperature: float = 1.0,
         dropout: float = 0.1,
         augmentation: Sequence[str] = (),
@@ -185,6 +192,7 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
         self.patch_size = patch_size
         self.input_shape = input_shape
         self.categorical_features = categorical_features
+        self.handle_unknown = handle_unknown
         self.attention_temperature = attention_temperature
         self.dropout = dropout
         self.augmentation = augmentation
@@ -219,6 +227,8 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
                 "X must hold images (n, channels, height, width) or be a table, got "
                 f"rows of shape {shape}. Reshape X."
             )
+        if self.input_shape is None:
+            warn_channels_last(shape)
         if any(side % self.patch_size for side in shape[1:]):
             fitting = [
                 p
@@ -231,37 +241,14 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
             )
 
     def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
-        """Check rows as ever, with the codes of categories in place of them."""
-        names = None if options["reset"] else self._columns(X)
-        X = as_frame(X, names, numeric=self.categorical_features is None)
-        if options["reset"]:
-            self._encoder = self._find_categories(X)
-            self.is_categorical_ = self._encoder and self._encoder.is_categorical
-        if self._encoder is None:
-            return super()._validate(X, y, **options)
-        if sparse.issparse(X):
-            raise ValueError(
-                "X must be dense where columns hold categories, got a sparse "
-                f"{type(X).__name__}. Use X.toarray(), or categorical_features=None."
-            )
-        reset = options.pop("reset")
-        # Names and number of columns, of the frame as it came.
-        validate_data(self, X, y, reset=reset, skip_check_array=True)
-        if reset:
+        checked = super()._validate(X, y, **options)
+        if options["reset"] and self._encoder is not None:
             self._set_shape(None)
-            self._encoder.fit(X)
-        X = self._encoder.transform(X)
-        options["accept_sparse"] = False
-        if isinstance(y, str) and y == "no_validation":
-            return check_array(X, **options)
-        return check_X_y(X, y, **options)
+        return checked
 
     def _find_categories(self, X: Any) -> CategoryEncoder | None:
-        n_dims = getattr(X, "ndim", 2)
-        if n_dims < 2:  # To be refused like any such X.
-            return None
-        if n_dims == 2 and self.input_shape is None:
-            return CategoryEncoder.find(X, self.categorical_features)
+        if getattr(X, "ndim", 2) <= 2 and self.input_shape is None:
+            return super()._find_categories(X)
         if self._names_categories:
             raise ValueError(
                 "categorical_features must be 'from_dtype' or None for images, got "
@@ -269,31 +256,6 @@ class SoftRankTransformerClassifier(ShapedInputClassifier):
                 " and pass a table."
             )
         return None
-
-    @property
-    def _names_categories(self) -> bool:
-        # An array has no single truth, nor does a comparison with one.
-        features = self.categorical_features
-        return not (features is None or isinstance(features, str))
-
-    @property
-    def _has_categories(self) -> bool:
-        return self._encoder is not None
-
-    def _check_chunk(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self._encoder is not None:
-            rows = self._encoder.transform(rows.reshape(len(rows), -1))
-        return super()._check_chunk(rows)
-
-    def _take_shape(self, shape: tuple[int, ...]) -> None:
-        super()._take_shape(shape)
-        self._encoder, self.is_categorical_ = None, None
-        if self._names_categories:
-            raise ValueError(
-                "categorical_features must be 'from_dtype' or None where X is a "
-                f"Dataset, got {self.categorical_features!r}. Use a frame, or encode "
-                "the categories."
-            )
 
     def _module_recipe(
         self, n_features: int

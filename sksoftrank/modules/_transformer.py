@@ -55,8 +55,9 @@ class _Patches(nn.Module):
 class _Features(nn.Module):
     """A token for each column of a table (Gorishniy et al. 2021, section 3.3).
 
-    The first columns are codes of categories, which have an embedding each; a numeric
-    column scales a vector of its own. To each is added a vector of the column.
+    The first columns are codes of categories, which have an embedding each; that of
+    code 0, the rest, starts from zero. A numeric column scales a vector of its own. To
+    each is added a vector of the column.
     """
 
     def __init__(
@@ -81,6 +82,9 @@ class _Features(nn.Module):
         bound = 1.0 / math.sqrt(d_model)
         for parameter in (self.categories, self.slopes, self.columns):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        with torch.no_grad():
+            # So that it says nothing where no row has it that is trained on.
+            self.categories[offsets[:-1]] = 0.0
 
     def no_weight_decay(self) -> set[str]:
         # As in the authors' code.
@@ -175,7 +179,7 @@ class Transformer(EmbedHeadModule):
     patch_size : int, default=4
         Side of an image's patches; both sides of the image must be multiples of it.
     cardinalities : sequence of int, default=()
-        Number of categories of each categorical column of a table.
+        Number of codes of each categorical column of a table, the rest's 0 included.
     d_model : int, default=64
         Width of a token, and of the embedding; a multiple of `n_heads`.
     n_heads : int, default=4

@@ -26,6 +26,7 @@ from sksoftrank.ood._calibration import (
     encode,
     excess_confidence,
 )
+from sksoftrank.shifts import put_columns
 
 FloatArray = npt.NDArray[np.float64]
 Record = dict[str, Any]
@@ -253,15 +254,16 @@ def _shift_rows(shift: Any, severity: int, X: Any, seed: int) -> Any:
     own = copy.deepcopy(shift).set_params(severity=severity)
     if own.get_params().get("random_state", seed) is None:
         own.set_params(random_state=seed)
-    # The estimator may know the columns by name.
-    own.set_output(transform="pandas" if hasattr(X, "iloc") else "default")
+    # Rows of the kind that came, whatever output is set for all transformers.
+    own.set_output(transform="default")
     try:
         # Its scale may be that of other rows, such as the training rows.
         check_is_fitted(own)
     except NotFittedError:
         own.fit(X)
     own._validate_params()  # Nothing else checks the severity of a fitted one.
-    return own.transform(X)
+    # The estimator may know the columns by name.
+    return put_columns(X, own.transform(X))
 
 
 def _outcome(estimator: Any, X: Any, y: Any, n_bins: int, name: str) -> _Outcome:

@@ -88,10 +88,8 @@ def plan_stacks(
             stackable.setdefault(key, []).extend(own)
             lasts[key] = last
     for key, members in stackable.items():
-        # Before transformers the columns of X are a guess at the network's.
-        shape: tuple[int, ...] = getattr(X, "shape", ())
-        n_features = shape[1] if len(shape) == 2 else 1
         last = lasts[key]
+        n_features = last._count_inputs(X)
         size = last._stack_size(n_features, n_classes, len(members), n_workers)
         if whole_candidates:
             n_each = len(by_candidate[members[0].candidate])

@@ -24,6 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from sksoftrank.ood._rows import undefined_on, why_undefined
+from sksoftrank.shifts import put_columns
 
 Array = npt.NDArray[Any]
 
@@ -399,12 +400,7 @@ def _shifted(
         if transformer.get_params().get("random_state", 0) is None:
             # The same for every candidate, and in every process.
             transformer.set_params(random_state=(seed + 7919 * d) % 2**32)
-        out = transformer.fit(source).transform(rows)
-        if hasattr(rows, "columns") and not hasattr(out, "columns"):
-            # Columns keep their names, which the estimator may look at.
-            if hasattr(rows, "iloc"):
-                out = type(rows)(out, columns=rows.columns, index=rows.index)
-            else:  # Polars.
-                out = type(rows)(out, schema=list(rows.columns))
+        # Columns keep their names, which the estimator may look at.
+        out = put_columns(rows, transformer.fit(source).transform(rows))
         shifted[d] = Scored(out, labels, None, test)
     return shifted
