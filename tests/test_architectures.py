@@ -593,6 +593,17 @@ def test_categories_are_found_from_dtypes(make, table, convert):
     assert (clf.predict_proba(X) == expected.predict_proba(frame)).all()
 
 
+@tabular
+def test_numbers_and_dates_in_columns_of_objects_are_no_categories(make, table):
+    frame, y = table
+    clf = make().fit(frame.astype({"number": object}), y)
+    assert clf.is_categorical_.tolist() == [False, True, True, False]
+    assert (weights(clf) == weights(make().fit(frame, y))).all()
+    dates = pd.Series(pd.date_range("2024", periods=len(frame))).dt.date
+    with pytest.raises(ValueError, match="must hold numbers in the columns that are"):
+        make().fit(frame.assign(number=dates), y)
+
+
 def test_a_token_for_each_column_a_number_for_each_category(table):
     frame, y = table
     tokens = transformer().fit(frame, y).module_.tokens

@@ -587,9 +587,7 @@ def test_categories_in_a_table_for_a_perceptron(blobs):
         SoftRankEnsembleClassifier(make(), 2, random_state=0).fit(data, y)
         for data in (rows, frame)
     )
-    np.testing.assert_array_equal(
-        named.predict_proba(rows), ensemble.predict_proba(frame)
-    )
+    np.testing.assert_array_equal(ours.predict_proba(rows), theirs.predict_proba(frame))
 
 
 def arrow_columns(values):

@@ -21,7 +21,7 @@ from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._sources import as_frame
 
 Array = npt.NDArray[Any]
-_CATEGORICAL = (nw.Boolean, nw.Categorical, nw.Enum, nw.Object, nw.String)
+_CATEGORICAL = (nw.Boolean, nw.Categorical, nw.Enum, nw.String)
 # Rows of one-hot columns that are wider are kept sparse: they are nearly all zeros.
 _DENSE_COLUMNS = 512
 
@@ -57,8 +57,8 @@ class CategoryEncoder:
         if isinstance(features, str):
             if not nw.dependencies.is_into_dataframe(X):
                 return None
-            dtypes = nw.from_native(X).schema.dtypes()
-            is_categorical = np.array([dtype in _CATEGORICAL for dtype in dtypes])
+            columns = nw.from_native(X).iter_columns()
+            is_categorical = np.array([_holds_categories(c) for c in columns])
         else:
             is_categorical = cls._mask(X, features, getattr(X, "columns", None))
         return cls(is_categorical, handle_unknown) if is_categorical.any() else None
@@ -346,6 +346,13 @@ class CategoricalInputClassifier(BaseSoftRankClassifier):
         # An array has no single truth, nor does a comparison with one.
         features = self.categorical_features
         return not (features is None or isinstance(features, str))
+
+
+def _holds_categories(column: nw.Series[Any]) -> bool:
+    """Return whether a column of a frame is of text, categories or truth values."""
+    if column.dtype == nw.Object:  # Of any things: numbers, dates, text with gaps.
+        return any(isinstance(value, str | bool) for value in column.to_list())
+    return column.dtype in _CATEGORICAL
 
 
 def _as_categories(values: Array) -> Array:
