@@ -1,6 +1,8 @@
 """The README's examples run, in order, and its links lead somewhere."""
 
+import json
 import re
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,120 @@ def test_links_lead_somewhere():
     assert "docs/temperature.png" in local
     missing = [link for link in local if not (ROOT / link).is_file()]
     assert missing == []
+
+
+# -- Figures ---------------------------------------------------------------------------
+
+# Text without code, addresses, and breaks of lines.
+PROSE = " ".join(
+    re.sub(r"`[^`]*`|\]\([^)]*\)", "", BLOCK.sub("", TEXT)).replace("|", " ").split()
+)
+COUNT = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+NUMBER = re.compile(
+    r"\d[\d.,]*|±|%|\b(half|twice|double|third|fourth|fifth|tenth|several|dozens?|"
+    rf"hundreds?|eleven|twelve|fifteen|twenty|{'|'.join(COUNT[1:])})\b",
+    re.IGNORECASE,
+)
+# Numbers that nobody measured.
+GIVEN = [
+    "Python 3.11 or later",
+    "(2025)",
+    "five nearest neighbours",
+    "several processes",
+    "(half a point)",
+    "a float in (0, 1)",
+    "several months or sites",
+    "A fifth of the other sites",
+    "the fifteen corruptions of CIFAR-10-C",
+    "Dietterich, 2019",
+    "at five severities",
+    "is one of three",
+    "temperature 1, with a learning rate tuned in distribution over four trials",
+    "the digits 0 to 6",
+    "There are eleven methods",
+    "Several networks",
+    "A network at temperature 1",
+    "that hold 99 % of the variance",
+    "arXiv:2506.01562",
+    "BSD-3-Clause",
+]
+
+
+def read(name, *keys):
+    """Return what a benchmark measured."""
+    file = ROOT / "benchmarks" / "results" / f"{name}.json"
+    return reduce(lambda part, key: part[key], keys, json.loads(file.read_text()))
+
+
+def search_times(*rivals):
+    """Return the least and most times as long that these searches take."""
+    times = [
+        search["wall"][rival]
+        for search in read("stacked_speed", "results", "search")
+        for rival in rivals
+    ]
+    return min(times), max(times)
+
+
+def accuracy_lost_at_ten(architecture):
+    """Return points between the temperatures 1 and 10, in words."""
+    rows = read(f"architecture_rank_{architecture}", "results", "table")
+    one, ten = (
+        next(row for row in rows if (row["arm"], row["at"]) == ("temperature", at))
+        for at in (1.0, 10.0)
+    )
+    lost = one["test_accuracy"]["mean"] - ten["test_accuracy"]["mean"]
+    return COUNT[round(100 * lost) - 1]
+
+
+def gain(name, row):
+    """Return points of accuracy under the shift, and half the width of the interval."""
+    return read(name, "results", "table", row, "ood", "gain")
+
+
+def figures():
+    """Return each passage with a figure as it must be, from what was measured."""
+    width_128 = read("normalized_speed", "results", "None")
+    least = width_128["alone"] / width_128["stacked"]
+    most = search_times("our_fits_one_by_one")[1]
+    gas, first, ensembles = (
+        f"ood_accuracy_gas_drift{which}" for which in ("", "_2", "_ensembles")
+    )
+    kept = read(gas, "results", "n_baseline_kept")
+    return [
+        f"does the same {least:.1f} to {most:.1f} times as fast",
+        "takes {:.1f} to {:.1f} times as long".format(*search_times("MLPClassifier")),
+        "plain skorch {:.1f} to {:.1f} times".format(*search_times("stock_skorch")),
+        f"lost {accuracy_lost_at_ten('cnn')} to {accuracy_lost_at_ten('vit')} points "
+        "at a temperature of 10",
+        "gained {:.0f} ± {:.0f} points on the two after".format(*gain(first, "ours")),
+        f"brought about {-gain(first, 'less_temperature')[0]:.0f}",
+        f"in {kept} of {read(gas, 'seeds')} seeds, and eight networks at temperature 1 "
+        f"brought {gain(ensembles, 'ours')[0]:.1f} points",
+    ]
+
+
+def unexplained(prose):
+    """Return what stands around each number that was neither measured nor given."""
+    for passage in (*figures(), *GIVEN):
+        prose = prose.replace(passage, " … ")
+    return [
+        prose[max(0, m.start() - 30) : m.end() + 30] for m in NUMBER.finditer(prose)
+    ]
+
+
+def test_figures_are_those_that_were_measured():
+    missing = [passage for passage in (*figures(), *GIVEN) if passage not in PROSE]
+    assert missing == []
+    assert unexplained(PROSE) == []
+
+
+@pytest.mark.parametrize(
+    "claim", ["several times as fast", "30 % fewer columns", "2.5x", "by about half"]
+)
+def test_a_figure_that_was_not_measured_is_seen(claim):
+    assert unexplained(claim)
+
+
+def test_a_figure_that_has_changed_is_seen():
+    assert unexplained(PROSE.replace("11 ± 6", "12 ± 6"))

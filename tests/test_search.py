@@ -810,14 +810,13 @@ def test_processes_give_the_same_results(data, plain):
 
 def test_a_dask_cluster_gives_the_same_results(data, plain):
     # Here: its import takes a while.
-    from distributed import Client, LocalCluster
-
+    dask = pytest.importorskip("distributed")
     search = StackedGridSearchCV(plain.estimator, JOBS, cv=3)
     with (
-        LocalCluster(
+        dask.LocalCluster(
             n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
         ) as cluster,
-        Client(cluster),
+        dask.Client(cluster),
         joblib.parallel_config(backend="dask"),
     ):
         search.fit(*data)
