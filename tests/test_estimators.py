@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -667,6 +667,10 @@ def test_weight_decay_reaches_an_optimizer_of_net_params(blobs):
         (
             {"weight_decay": 1.0, "net_params": {"optimizer": torch.optim.Rprop}},
             "weight_decay must be 0 for the optimizer .*Rprop.*Set weight_decay=0",
+        ),
+        (
+            {"callbacks": [("mine", LRScheduler())]},
+            "lr_schedule must be 'constant' where callbacks hold an LRScheduler",
         ),
     ],
 )

@@ -418,7 +418,7 @@ class BaseSoftRankClassifier(Inference):
     def _check_settings(self, n_rows: int) -> None:
         """Check what the parameters' own ranges don't say."""
         self._check_batches(n_rows)
-        self._check_net_params()
+        self._check_skorch_params()
         self._check_class_weight()
         self._resolve_device()
 

@@ -190,7 +190,7 @@ class NetRecipe(BaseEstimator, ABC):
         """Return why `train_stack` can't train the module; None if it can."""
         return f"{type(self).__name__}'s network is not a plain MLP"
 
-    def _check_net_params(self) -> None:
+    def _check_skorch_params(self) -> None:
         """Refuse what is given twice, or would be without effect."""
         given = self.net_params or {}
         reserved = {
@@ -200,6 +200,15 @@ class NetRecipe(BaseEstimator, ABC):
             raise ValueError(
                 f"net_params must leave {sorted(reserved)} to the estimator, got "
                 f"{self.net_params!r}. Use the estimator's own parameters for these."
+            )
+        instances = (c[1] if isinstance(c, tuple) else c for c in self.callbacks or [])
+        if self.lr_schedule != "constant" and any(
+            isinstance(callback, LRScheduler) for callback in instances
+        ):
+            raise ValueError(
+                "lr_schedule must be 'constant' where callbacks hold an LRScheduler, "
+                f"whose rates it would replace, got {self.lr_schedule!r}. Set it to "
+                "'constant', or remove the callback."
             )
         optimizer = given.get("optimizer")
         if optimizer is None:
