@@ -111,8 +111,8 @@ class SoftRankEnsembleClassifier(
     (1797, 10)
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        "estimator": [BaseSoftRankClassifier, None],
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+        "estimator": "no_validation",  # `_members` names the classes one may pass.
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "temperature": [
             Interval(Real, 0, None, closed="neither"),
@@ -204,6 +204,12 @@ class SoftRankEnsembleClassifier(
 
     def _members(self, seeds: Sequence[int]) -> list[Any]:
         base = SoftRankMLPClassifier() if self.estimator is None else self.estimator
+        if not isinstance(base, BaseSoftRankClassifier):
+            raise ValueError(
+                "estimator must be one of this package's networks, such as "
+                f"SoftRankMLPClassifier() or SoftRankCNNClassifier(), got {base!r}. "
+                "Scale or encode rows in a pipeline around the ensemble."
+            )
         temperatures = self.temperature
         if temperatures is None or isinstance(temperatures, Real | TemperatureSchedule):
             temperatures = [temperatures] * self.n_estimators
