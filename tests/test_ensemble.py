@@ -611,3 +611,13 @@ def test_prediction_checks_its_input(blobs):
     for method in methods:
         with pytest.raises(ValueError, match="6 features"):
             getattr(ensemble, method)(X[:, :5])
+
+
+@pytest.mark.parametrize(
+    "estimator", [3, LogisticRegression(), make_pipeline(SoftRankMLPClassifier())]
+)
+def test_members_are_networks_of_the_package(digits, estimator):
+    X, _, y, _ = digits
+    with pytest.raises(ValueError, match=r"such as SoftRankMLPClassifier\(\)") as error:
+        SoftRankEnsembleClassifier(estimator, 2).fit(X, y)
+    assert "._" not in str(error.value)

@@ -110,3 +110,14 @@ def test_public_names_resolve():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = sksoftrank.nothing
     assert set(sksoftrank.__all__) <= set(dir(sksoftrank))
+
+
+def test_errors_of_parameters_name_no_private_class():
+    for name in sksoftrank.__all__:
+        constraints = getattr(
+            getattr(sksoftrank, name), "_parameter_constraints", {}
+        ).values()
+        for allowed in constraints:
+            for kind in allowed if isinstance(allowed, list) else []:
+                if isinstance(kind, type):
+                    assert "._" not in f"{kind.__module__}.{kind.__name__}", name

@@ -113,8 +113,8 @@ class SoftRankEnsembleClassifier(
     (1797, 10)
     """
 
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        "estimator": [BaseSoftRankClassifier, None],
+    _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
+        "estimator": "no_validation",  # `_members` names the classes one may pass.
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "temperature": [
             Interval(Real, 0, None, closed="neither"),
@@ -216,7 +216,14 @@ class SoftRankEnsembleClassifier(
         self._find_basis(dataset, seeds[-1])
 
     def _base(self) -> BaseSoftRankClassifier:
-        return SoftRankMLPClassifier() if self.estimator is None else self.estimator
+        base = SoftRankMLPClassifier() if self.estimator is None else self.estimator
+        if not isinstance(base, BaseSoftRankClassifier):
+            raise ValueError(
+                "estimator must be one of this package's networks, such as "
+                f"SoftRankMLPClassifier() or SoftRankCNNClassifier(), got {base!r}. "
+                "Scale or encode rows in a pipeline around the ensemble."
+            )
+        return base
 
     def _members(self, seeds: Sequence[int]) -> list[Any]:
         temperatures = self.temperature
