@@ -540,7 +540,7 @@ class BaseSoftRankClassifier(Inference):
         self.net_ = net
 
     def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
-        """Set the fitted attributes that `transform` needs, from the training rows."""
+        """Set the fitted attributes that `transform` needs, from the rows given."""
         X, codes, weight = sample_rows(dataset, seed)
         self._fit_compressor(X, codes, weight, self.n_components, self.compression_tol)
 
@@ -587,10 +587,11 @@ class BaseSoftRankClassifier(Inference):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows that stand for those to be transformed.
+            Rows that stand for those to be transformed: best some hundred, and new to
+            the network.
         y : array-like of shape (n_samples,), default=None
             Their labels, for ``n_components="auto"``. None takes the network's own
-            predictions: the size is then the least that keeps those.
+            predictions: the size is then the least that is expected to keep those.
         n_components : "auto", int, float or None, default="auto"
             As in the constructor.
         compression_tol : float, default=None

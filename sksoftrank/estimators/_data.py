@@ -131,22 +131,20 @@ def make_dataset(
 def sample_rows(
     dataset: Rows | StreamDataset, seed: int
 ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
-    """Return at most `BASIS_ROWS` rows, codes and weights of a dataset."""
+    """Return at most `BASIS_ROWS` rows, codes and weights of a dataset.
+
+    Of all that it is a part of: rows held out tell more of new rows than as many that
+    were trained on.
+    """
     if isinstance(dataset, StreamDataset):
         X, codes = sample_stream(dataset.chunks(), BASIS_ROWS, seed)
         by_class = dataset.class_weight
         return X, codes, None if by_class is None else by_class[codes]
-    rows = None
-    source: Any = dataset
-    if isinstance(dataset, Subset):
-        rows, source = np.asarray(dataset.indices), dataset.dataset
+    source: Any = dataset.dataset if isinstance(dataset, Subset) else dataset
     X, codes, weight = source.X, source.y, source.sample_weight
-    n_rows = X.shape[0] if rows is None else len(rows)
-    if n_rows > BASIS_ROWS:
+    if X.shape[0] > BASIS_ROWS:
         rng = np.random.default_rng(seed)
-        sample = np.sort(rng.choice(n_rows, BASIS_ROWS, replace=False))
-        rows = sample if rows is None else rows[sample]
-    if rows is not None:
+        rows = np.sort(rng.choice(X.shape[0], BASIS_ROWS, replace=False))
         X, codes = X[rows], codes[rows]
         weight = None if weight is None else weight[rows]
     return X, codes, weight

@@ -13,11 +13,12 @@ temperature : float or TemperatureSchedule, default=1.0
     `sksoftrank.losses`.
 n_components : "auto", int, float or None, default="auto"
     Columns of `transform`. "auto" keeps the fewest directions whose reconstruction,
-    passed through the head, keeps the accuracy on the training rows within
+    passed through the head, is expected to keep the accuracy on new rows within
     `compression_tol` of the full network; an int that many; a float in (0, 1) the
     fewest that hold that share of the variance; None all.
 compression_tol : float, default=0.005
-    In [0, 1). Accuracy that "auto" may lose.
+    In [0, 1). Accuracy that "auto" may lose on new rows, as `RankCompressor` expects it
+    from the margins of the rows that `fit` was given, held-out ones among them.
 optimizer : {{"adam", "adamw", "sgd"}}, default="{optimizer}"
     "sgd" has a Nesterov momentum of 0.9.
 learning_rate : "auto" or float, default="auto"
@@ -96,11 +97,12 @@ compressor_ : RankCompressor
 n_components_ : int
     Columns of `transform`.
 singular_values_ : ndarray of shape (d,)
-    Singular values of the centred training embedding (of 4,096 rows at most).
+    Singular values of the centred embedding of the rows that `fit` was given (of 4,096
+    at most).
 rank_ : int
     Singular values above a hundredth of the largest.
 logit_norm_ : float
-    Mean Euclidean norm of the training logits."""
+    Mean Euclidean norm of the logits of the same rows."""
 
 _DEFAULTS = {
     "optimizer": "adam",

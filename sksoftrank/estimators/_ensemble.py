@@ -59,10 +59,10 @@ class SoftRankEnsembleClassifier(
         together on their leading directions, or as they are.
     n_components : "auto", int, float or None, default="auto"
         Columns of the compressed embedding, as for `RankCompressor`. "auto" keeps the
-        fewest directions whose reconstruction keeps the accuracy of the members' mean
-        score within `compression_tol`.
+        fewest directions whose reconstruction is expected to keep the accuracy of the
+        members' mean score on new rows within `compression_tol`.
     compression_tol : float, default=0.005
-        In [0, 1). Accuracy that "auto" may lose.
+        In [0, 1). Accuracy that "auto" may lose on new rows.
     n_jobs : int, default=None
         Stacks trained at the same time, in threads; None means 1.
     random_state : int, RandomState instance or None, default=None
