@@ -19,7 +19,7 @@ from sksoftrank.modules._layers import (
     ACTIVATIONS,
     AUGMENTATIONS,
     Dropout,
-    global_seed,
+    borrowed_globals,
 )
 from sksoftrank.modules._mlp import NORMALIZATIONS
 from sksoftrank.modules._protocol import EmbedHeadModule, find_layer, layer_output
@@ -910,15 +910,15 @@ def test_adapter_trains_in_single_precision(dtype):
     assert net.fc.weight.dtype == dtype
 
 
-def test_global_seed_leaves_the_generator_as_it_was():
+def test_borrowed_globals_leaves_the_generator_as_it_was():
     before = torch.get_rng_state()
-    with global_seed(3):
+    with borrowed_globals(3):
         first = torch.rand(3)
-        with global_seed(3):
+        with borrowed_globals(3):
             assert torch.equal(torch.rand(3), first)
         assert not torch.equal(torch.rand(3), first)
     assert torch.equal(torch.get_rng_state(), before)
-    with pytest.raises(ZeroDivisionError), global_seed(0):
+    with pytest.raises(ZeroDivisionError), borrowed_globals(0):
         torch.rand(3).tolist()[0] / 0
     assert torch.equal(torch.get_rng_state(), before)
 
