@@ -788,6 +788,7 @@ BAD_PARAMETERS = [
     ("random_state", "seed"),
     ("class_weight", "heavy"),
     ("net_params", {"lr": 1.0}),
+    ("callbacks", [3]),
 ]
 
 
@@ -803,7 +804,7 @@ def test_a_bad_parameter_is_named_before_training(blobs, monkeypatch, name, valu
     clf = make(**{name: value})
     with pytest.raises((ValueError, TypeError), match=name) as caught:
         clf.fit(X, y)
-    shown = "'lr'" if name == "net_params" else str(value)
+    shown = {"net_params": "'lr'", "callbacks": "got 3."}.get(name, str(value))
     assert shown in str(caught.value)
     assert not trained
     assert not hasattr(clf, "classes_")

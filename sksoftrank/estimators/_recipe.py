@@ -201,7 +201,13 @@ class NetRecipe(BaseEstimator, ABC):
                 f"net_params must leave {sorted(reserved)} to the estimator, got "
                 f"{self.net_params!r}. Use the estimator's own parameters for these."
             )
-        instances = (c[1] if isinstance(c, tuple) else c for c in self.callbacks or [])
+        instances = [c[1] if isinstance(c, tuple) else c for c in self.callbacks or []]
+        for callback in instances:
+            if not hasattr(callback, "on_epoch_end"):
+                raise ValueError(
+                    "callbacks must hold callbacks of skorch, or pairs of a name and a "
+                    f"callback, got {callback!r}. Use e.g. skorch.callbacks.Checkpoint."
+                )
         if self.lr_schedule != "constant" and any(
             isinstance(callback, LRScheduler) for callback in instances
         ):
