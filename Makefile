@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 CORE := estimators compression rank losses net search ood_search ood datasets displays
 
-.PHONY: demo test test-lowest lint bench clean
+.PHONY: demo test test-kernels test-lowest lint bench clean
 
 demo: $(READY)
 	$(BIN)/python -m sksoftrank
@@ -17,6 +17,16 @@ test: $(READY)
 # With the lowest versions of everything that the package needs.
 test-lowest: $(LOWEST)/.ready
 	$(LOWEST)/bin/python -m pytest -n 2 $(CORE:%=tests/test_%.py)
+
+# Other processors, and other numbers of threads, round products in other ways. Threads
+# that wait must not hold up others.
+OLD := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+THREADS := SKSOFTRANK_TEST_THREADS=2 OMP_WAIT_POLICY=passive
+
+test-kernels: $(READY)
+	$(OLD) $(BIN)/python -m pytest -m kernels -n 2
+	$(AVX2) $(THREADS) $(BIN)/python -m pytest -m kernels
 
 lint: $(READY)
 	$(BIN)/ruff check .

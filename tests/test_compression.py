@@ -39,6 +39,7 @@ def aligned(found, expected):
     return np.sign((found * expected).sum(axis=1))
 
 
+@pytest.mark.kernels
 @parametrize_with_checks([RankCompressor()])
 def test_scikit_learn(estimator, check):
     check(estimator)

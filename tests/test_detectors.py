@@ -133,6 +133,7 @@ def expected_failures(detector):
 
 
 # Without "vim": the checks' rows have two columns and a mean logit of any sign.
+@pytest.mark.kernels
 @parametrize_with_checks(
     [
         OODDetector(Means()),

@@ -65,6 +65,9 @@ SEEDED = small(random_state=0)
 CANDIDATES = {"temperature": [1.0, 3.0]}
 SEARCH = {"cv": 2, "error_score": "raise"}
 ESTIMATORS = {
+    "mlp as it comes": SoftRankMLPClassifier(),
+    "transformer as it comes": SoftRankTransformerClassifier(),
+    "ensemble as it comes": SoftRankEnsembleClassifier(),
     **{
         name: SoftRankMLPClassifier(**{"max_epochs": 20, **params})
         for name, params in CONFIGURATIONS.items()
@@ -93,12 +96,21 @@ ESTIMATORS = {
 }
 
 
+# One of each, to be checked with other kernels too.
+KERNELS = {
+    *("default", "ensemble", "module", "cnn with batch norm", "transformer"),
+    "grid search",
+}
+
+
 def cases():
     for name, estimator in ESTIMATORS.items():
         checks = estimator_checks_generator(estimator)
+        marks = [pytest.mark.kernels] if name in KERNELS else []
         for number, (instance, check) in enumerate(checks):
             label = getattr(check, "func", check).__name__
-            yield pytest.param(instance, check, id=f"{name}-{number}-{label}")
+            case_id = f"{name}-{number}-{label}"
+            yield pytest.param(instance, check, id=case_id, marks=marks)
 
 
 @pytest.mark.parametrize(("estimator", "check"), list(cases()))

@@ -283,14 +283,14 @@ def test_jobs_and_threads_give_the_same_numbers(digits, backend):
 
 def test_number_of_threads_gives_the_same_numbers(digits):
     X, X_test, y, _ = digits
-    results = []
+    results, before = [], torch.get_num_threads()
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             clf = SoftRankMLPClassifier(max_epochs=5, random_state=0).fit(X, y)
             results.append((weights(clf), clf.transform(X_test)))
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
     np.testing.assert_array_equal(results[0][0], results[1][0])
     np.testing.assert_array_equal(results[0][1], results[1][1])
 
