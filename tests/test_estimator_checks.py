@@ -66,6 +66,7 @@ CANDIDATES = {"temperature": [1.0, 3.0]}
 SEARCH = {"cv": 2, "error_score": "raise"}
 ESTIMATORS = {
     "mlp as it comes": SoftRankMLPClassifier(),
+    "cnn as it comes": SoftRankCNNClassifier(),
     "transformer as it comes": SoftRankTransformerClassifier(),
     "ensemble as it comes": SoftRankEnsembleClassifier(),
     **{

@@ -23,7 +23,9 @@ from sksoftrank.modules._cnn import CNN_NORMALIZATIONS
 from sksoftrank.modules._layers import ACTIVATIONS, check_augmentation
 
 
-@document_shared(optimizer="adamw", weight_decay="0.05", base_rate="0.003")
+@document_shared(
+    optimizer="adamw", weight_decay="0.05", base_rate="0.003", batch_size="32"
+)
 class SoftRankCNNClassifier(ShapedInputClassifier):
     """Convolutional network whose softmax temperature sets the rank of its embedding.
 
@@ -115,7 +117,7 @@ class SoftRankCNNClassifier(ShapedInputClassifier):
         label_smoothing: float = 0.0,
         max_grad_norm: float | None = None,
         max_epochs: int = 50,
-        batch_size: int = 128,
+        batch_size: int = 32,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,

@@ -38,7 +38,7 @@ max_grad_norm : float, default={max_grad_norm}
     them as they are.
 max_epochs : int, default={max_epochs}
     Passes over the training rows, at most.
-batch_size : int, default=128
+batch_size : int, default={batch_size}
     Rows of a training step.
 early_stopping : bool, default=False
     Whether to hold out rows, stop when the accuracy on them no longer rises, and
@@ -111,6 +111,7 @@ _DEFAULTS = {
     "lr_schedule": "cosine",
     "max_grad_norm": "None",
     "max_epochs": "50",
+    "batch_size": "128",
 }
 
 
