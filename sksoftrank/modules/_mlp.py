@@ -75,7 +75,10 @@ class MLP(EmbedHeadModule):
         width = n_features
         for index, size in enumerate(hidden_layer_sizes):
             # skip_init: torch's own initialisation draws from the global generator.
-            layers.append(skip_init(nn.Linear, width, size, dtype=DTYPE))
+            # A normalisation takes a bias out again: what training made of it would be
+            # the roundings of a gradient of zero.
+            bias = normalization is None
+            layers.append(skip_init(nn.Linear, width, size, bias=bias, dtype=DTYPE))
             if normalization is not None:
                 layers.append(NORMALIZATIONS[normalization](size, dtype=DTYPE))
             layers.append(ACTIVATIONS[activation]())
@@ -96,9 +99,10 @@ class MLP(EmbedHeadModule):
                 )
                 with torch.no_grad():
                     module.weight.mul_(init_scale)
-                    # Zero: the network is then homogeneous in its weights, and
-                    # init_scale acts exactly like a temperature at the start.
-                    module.bias.zero_()
+                    if module.bias is not None:
+                        # Zero: the network is then homogeneous in its weights, and
+                        # init_scale acts exactly like a temperature at the start.
+                        module.bias.zero_()
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the last hidden layer (n, d) of `x` (n, n_features)."""

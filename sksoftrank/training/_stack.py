@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import Dropout
 from sksoftrank.modules._mlp import NORMALIZATIONS
+from sksoftrank.training._stack_linear import NumpyLinear, StackedLinear, TorchLinear
 from sksoftrank.training._stack_norm import StackedNormalization
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 # Floats in 64 bytes. Each parameter starts at such a border, as it does in a tensor of
 # its own: the last digit of a product may depend on where its factors lie.
 ALIGNMENT = 16
-# Multiplications below which torch.bmm does not call the matrix library.
-_TINY_PRODUCT = 400
+
+# Floats that torch's loops take at a time, at most. What is left is computed by another
+# formula.
+_LOOP = 64
 
 _aten = torch.ops.aten
 # Activation from input to output, which may be the same tensor, and its gradient from
@@ -73,14 +76,24 @@ def stack_rows(parts: list[Tensor], out: Tensor | None = None) -> Tensor:
 class Stack:
     """The parameters of K networks of one shape, and their gradients, as two matrices.
 
-    A row of `params` or `grads` holds all of one network. A row of `state` goes on with
+    A row of `params` or `grads` holds all of one network: first its `n_matrices`
+    weights, up to column `decay_end`, then its vectors. A row of `state` goes on with
     what training changes without a gradient: the running moments of batch
     normalisation. While training lasts, the modules' own tensors are views of it.
+
+    Parameters
+    ----------
+    modules : sequence of MLP
+        The networks.
+    linear : type
+        What computes their products.
     """
 
-    def __init__(self, modules: Sequence[MLP], deterministic: bool) -> None:
+    def __init__(
+        self, modules: Sequence[MLP], linear: type[NumpyLinear | TorchLinear]
+    ) -> None:
         self.modules = list(modules)
-        self.deterministic = deterministic
+        self.linear = linear
         module = modules[0]
         self.activation = module.activation
         self.normalization = module.normalization
@@ -92,6 +105,8 @@ class Stack:
             self.offsets.append(end)
             end += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
         n_parameters = len(list(module.parameters()))
+        self.n_matrices = len(linear_layers(module))
+        self.decay_end = self.offsets[self.n_matrices]
         self._width = [*self.offsets, end][n_parameters]
         self.device = module.output.weight.device
         self.state = module.output.weight.new_zeros(len(self.modules), end)
@@ -151,12 +166,13 @@ class Stack:
 
 
 def _tensors(module: MLP) -> list[Tensor]:
-    """Return all that training changes, the parameters first.
+    """Return all that training changes: matrices, then vectors, then buffers.
 
     Less batch normalisation's count of batches, of which nothing is made.
     """
+    parameters = sorted(module.parameters(), key=lambda p: -p.ndim)
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-    return [*module.parameters(), *buffers]
+    return [*parameters, *buffers]
 
 
 class Pass:
@@ -166,17 +182,26 @@ class Pass:
     layer's output (K, size, width), a weight (K, width, width before).
     """
 
-    def __init__(self, stack: Stack, first: int, last: int, size: int) -> None:
-        self.members = slice(first, last)
+    def __init__(
+        self, stack: Stack, settings: EpochSettings, first: int, last: int, size: int
+    ) -> None:
+        # Filled anew in the same memory for each epoch.
+        self.temperature = (
+            None if settings.temperature is None else settings.temperature[first:last]
+        )
         k = last - first
         params = stack.stacked_pieces(stack.params[first:last])
         grads = stack.stacked_pieces(stack.grads[first:last])
-        # In a module's order: weight and bias, and the scale and shift that follow.
-        each = 2 if stack.normalization is None else 4
-        self.weights, self.biases = params[::each], params[1::each]
-        self.weight_grads, self.bias_grads = grads[::each], grads[1::each]
-        self.transposed = [weight.transpose(1, 2) for weight in self.weights]
-        widths = [weight.shape[1] for weight in self.weights]
+        n = stack.n_matrices
+        weights, vectors = params[:n], params[n:]
+        weight_grads, vector_grads = grads[:n], grads[n:]
+        biases: list[Tensor | None] = list(vectors)
+        bias_grads: list[Tensor | None] = list(vector_grads)
+        if stack.normalization is not None:
+            # Scale and shift of each hidden layer, and the bias of the last.
+            none: list[Tensor | None] = [None] * (n - 1)
+            biases, bias_grads = [*none, biases[-1]], [*none, bias_grads[-1]]
+        widths = [weight.shape[1] for weight in weights]
 
         def make(width: int) -> Tensor:
             stride = -(-size * width // ALIGNMENT) * ALIGNMENT
@@ -191,16 +216,15 @@ class Pass:
         self.logit_gradient = torch.empty_like(self.log_p)
         if self.gradients[-1].is_contiguous():
             self.gradients[-1] = self.logit_gradient
-        self.gradients_t = [g.transpose(1, 2) for g in self.gradients]
         # What the activations see, and the gradients by it.
         self.inner, self.inner_grads = self.outputs[:-1], self.gradients[:-1]
         self.normalizations: list[StackedNormalization] = []
         if stack.normalization is not None:
             self.inner = [make(width) for width in widths[:-1]]
             self.inner_grads = [make(width) for width in widths[:-1]]
-            kind = NORMALIZATIONS[stack.normalization]
+            norm = NORMALIZATIONS[stack.normalization]
             by_member = [
-                [layer for layer in module.body if isinstance(layer, kind)]
+                [layer for layer in module.body if isinstance(layer, norm)]
                 for module in stack.modules[first:last]
             ]
             self.normalizations = [
@@ -211,10 +235,10 @@ class Pass:
                     self.inner,
                     self.gradients[:-1],
                     self.inner_grads,
-                    params[2:-2:each],
-                    params[3:-2:each],
-                    grads[2:-2:each],
-                    grads[3:-2:each],
+                    vectors[:-1:2],
+                    vectors[1:-1:2],
+                    vector_grads[:-1:2],
+                    vector_grads[1:-1:2],
                     strict=True,
                 )
             ]
@@ -230,62 +254,54 @@ class Pass:
         if any(self.dropouts):
             self.masks = [make(width).fill_(1.0) for width in widths[:-1]]
             self.dropped = [make(width) for width in widths[:-1]]
-        # Tiny matrices torch multiplies itself, summing in an order of its own.
-        self.baddbmm: Callable[..., Any] = torch.baddbmm
-        self.bmm: Callable[..., Any] = torch.bmm
-        smallest = min(weight[0].numel() for weight in self.weights)
-        if stack.deterministic or size * smallest < _TINY_PRODUCT:
-            self.baddbmm, self.bmm = _baddbmm, _bmm
-        together = all(a.is_contiguous() for a in (*self.outputs, *self.inner))
-        apart = stack.deterministic or not together
-        if apart and self.activate and self.activate_backward:
+        self.linears: list[StackedLinear] = [
+            stack.linear(*parts)
+            for parts in zip(
+                *(weights, biases, weight_grads, bias_grads),
+                *(self.outputs, self.gradients),
+                [None, *self.dropped],
+                [None, *self.inner_grads],
+                strict=True,
+            )
+        ]
+        together = all(size * width % _LOOP == 0 for width in widths[:-1])
+        # Else the last numbers of each would be computed by another formula than where
+        # the network is alone.
+        if not together and self.activate and self.activate_backward:
             self.activate = _one_by_one(self.activate)
             self.activate_backward = _one_by_one(self.activate_backward)
 
-    def run(
-        self, settings: EpochSettings, x: Tensor, target: Tensor, log_p: Tensor
-    ) -> None:
+    def run(self, x: Any, target: Tensor, log_p: Tensor) -> None:
         """Leave the gradients in the stack, and the log-probabilities in `log_p`.
 
-        `target` is the gradient of the loss by the log-probabilities.
+        `x` is an array on the CPU; `target` is the gradient of the loss by the
+        log-probabilities.
         """
-        inputs = [x, *self.dropped]
-        self._forward(inputs)
+        self.linears[0].x = x
+        self._forward()
         logits, g = self.outputs[-1], self.gradients[-1]
-        if settings.temperature is not None:
-            temperature = settings.temperature[self.members]
-            logits = torch.div(logits, temperature, out=self.scaled)
+        if self.temperature is not None:
+            logits = torch.div(logits, self.temperature, out=self.scaled)
         own = log_p if log_p.is_contiguous() else self.log_p
         torch._log_softmax(logits, 2, False, out=own)
         if own is not log_p:
             log_p.copy_(own)
         raw = self.logit_gradient
         torch._log_softmax_backward_data(target, own, 2, torch.float32, out=raw)
-        if settings.temperature is not None:
-            torch.div(raw, temperature, out=g)
+        if self.temperature is not None:
+            torch.div(raw, self.temperature, out=g)
         elif raw is not g:
             g.copy_(raw)
-        for layer in range(len(self.weights) - 1, -1, -1):
-            self.bmm(
-                self.gradients_t[layer], inputs[layer], out=self.weight_grads[layer]
-            )
-            torch.sum(g, 1, keepdim=True, out=self.bias_grads[layer])
-            if layer == 0:
-                break
-            below = self.inner_grads[layer - 1]
-            self.bmm(g, self.weights[layer], out=below)
-            self._activate_backward(layer - 1, below)
+        for layer in range(len(self.linears) - 1, 0, -1):
+            self.linears[layer].backward()
+            self._activate_backward(layer - 1)
             if self.normalizations:
                 self.normalizations[layer - 1].backward()
-            g = self.gradients[layer - 1]
+        self.linears[0].backward()
 
-    def _forward(self, inputs: list[Tensor]) -> None:
-        for layer, a in enumerate(self.outputs):
-            self.baddbmm(
-                self.biases[layer], inputs[layer], self.transposed[layer], out=a
-            )
-            if a is self.outputs[-1]:
-                break
+    def _forward(self) -> None:
+        for layer, linear in enumerate(self.linears[:-1]):
+            linear.forward()
             if self.normalizations:
                 self.normalizations[layer].forward()
             if self.activate is not None:
@@ -296,8 +312,10 @@ class Pass:
                     if layers:
                         layers[layer].fill_mask(mask[k])
                 torch.mul(self.activated[layer], mask, out=self.dropped[layer])
+        self.linears[-1].forward()
 
-    def _activate_backward(self, layer: int, g: Tensor) -> None:
+    def _activate_backward(self, layer: int) -> None:
+        g = self.inner_grads[layer]
         if self.masks:
             g.mul_(self.masks[layer])
         if self.activate_backward is not None:
@@ -305,26 +323,10 @@ class Pass:
 
 
 def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` applied to each network's tensors apart.
-
-    What lies together is computed by another formula than its last few numbers, or in
-    another library.
-    """
+    """Return `function` applied to each network's tensors apart."""
 
     def apply(a: Tensor, b: Tensor) -> None:
         for a_k, b_k in zip(a, b, strict=True):
             function(a_k, b_k)
 
     return apply
-
-
-def _baddbmm(bias: Tensor, x: Tensor, weight: Tensor, *, out: Tensor) -> None:
-    """torch.baddbmm, by the product that a single network would use."""
-    for b, x_k, weight_k, out_k in zip(bias, x, weight, out, strict=True):
-        torch.addmm(b[0], x_k, weight_k, out=out_k)
-
-
-def _bmm(a: Tensor, b: Tensor, *, out: Tensor) -> None:
-    """torch.bmm, by the product that a single network would use."""
-    for a_k, b_k, out_k in zip(a, b, out, strict=True):
-        torch.mm(a_k, b_k, out=out_k)

@@ -34,11 +34,13 @@ class Block:
         self.optimizer = optimizer
         self.settings = settings
         self.loss = BlockLoss(sizes, like, stack.n_classes, settings)
+        self.as_input = stack.linear.as_input
         self.x = like[None]
         self._own = empty_rows(len(sizes), like) if fixed else None
         # In a last batch sizes may differ: those of one size step together.
-        self.passes: list[list[tuple[Pass, int, int, int]]] = []
-        for at_step in self.loss.sizes:
+        self.steps: list[list[tuple[Pass, slice, slice, Tensor, Tensor]]] = []
+        for step, at_step in enumerate(self.loss.sizes):
+            start = step * self.loss.batch_size
             first, here = 0, []
             for size, group in groupby(at_step):
                 if size == 0:
@@ -46,10 +48,18 @@ class Block:
                 last = first + len(list(group))
                 key = (first, last, size)
                 if key not in passes:
-                    passes[key] = Pass(stack, *key)
-                here.append((passes[key], *key))
+                    passes[key] = Pass(stack, settings, *key)
+                here.append(
+                    (
+                        passes[key],
+                        slice(first, last),
+                        slice(start, start + size),
+                        self.loss.targets[step, first:last, :size],
+                        self.loss.log_p[step, first:last, :size],
+                    )
+                )
                 first = last
-            self.passes.append(here)
+            self.steps.append(here)
 
     def load(self, gathered: Gathered) -> None:
         """Take the rows, labels and weights of each member."""
@@ -60,15 +70,9 @@ class Block:
         """Step through the rows."""
         # What the loss needs of the labels alone is computed for all steps at once.
         self.loss.aim()
-        for step, passes in enumerate(self.passes):
-            start = step * self.loss.batch_size
-            target, log_p = self.loss.targets[step], self.loss.log_p[step]
-            x = self.x[:, start : start + target.shape[1]]
-            for passing, first, last, size in passes:
-                if last - first < len(target) or size < target.shape[1]:
-                    here = (slice(first, last), slice(size))
-                    passing.run(self.settings, x[here], target[here], log_p[here])
-                else:
-                    passing.run(self.settings, x, target, log_p)
-                self.optimizer.step(first, last, self.settings)
+        x = self.as_input(self.x)
+        for passes in self.steps:
+            for passing, members, rows, target, log_p in passes:
+                passing.run(x[members, rows], target, log_p)
+                self.optimizer.step(members, self.settings)
         self.loss.score()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,46 @@ from torch import Tensor
 from sksoftrank.training._stack import Stack
 from sksoftrank.training._stack_loss import EpochSettings
 
+# What of torch's optimizers there is here.
+_ADAM = ("betas", "eps", "maximize")
+OPTIONS: dict[Any, tuple[str, ...]] = {
+    torch.optim.Adam: _ADAM,
+    torch.optim.AdamW: _ADAM,
+    torch.optim.SGD: ("momentum", "nesterov", "maximize"),
+}
+
+
+def _options(
+    kind: type[torch.optim.Optimizer], params: dict[str, Any]
+) -> dict[str, Any]:
+    """Return an optimizer's parameters, or say which there are not."""
+    if kind not in OPTIONS:
+        raise ValueError(
+            f"optimizer must be torch's Adam, AdamW or SGD, got {kind!r}. Use "
+            "SoftRankNet for others."
+        )
+    # By its signature: to make one imports torch's compiler.
+    known = inspect.signature(kind).parameters
+    for name, value in params.items():
+        if name not in known:
+            raise ValueError(
+                f"optimizer_params must be parameters of {kind.__name__}, got {name!r}."
+                f" It has {[*OPTIONS[kind]]}."
+            )
+        if name not in OPTIONS[kind] and value != known[name].default:
+            raise ValueError(
+                f"optimizer_params must leave {name!r} at {known[name].default!r}, got "
+                f"{value!r}: only {[*OPTIONS[kind]]} can be set in a stack. Use "
+                "SoftRankNet for others."
+            )
+    options = {name: params.get(name, known[name].default) for name in OPTIONS[kind]}
+    if options.get("nesterov") and not options["momentum"]:
+        raise ValueError(
+            "optimizer_params must have a positive momentum with nesterov=True, got "
+            f"{options['momentum']!r}. Set e.g. momentum=0.9."
+        )
+    return options
+
 
 class FusedOptimizer:
     """torch's fused step, for each network with its own rate and decay."""
@@ -21,37 +62,27 @@ class FusedOptimizer:
         kind: type[torch.optim.Optimizer],
         params: dict[str, Any],
         stack: Stack,
-        deterministic: bool,
     ) -> None:
-        # torch's class knows the defaults.
-        make: Callable[..., torch.optim.Optimizer] = kind
-        options = make([torch.zeros(1)], lr=1.0, **params).defaults
+        options = _options(kind, params)
         self.stack = stack
-        self.deterministic = deterministic
         if kind is torch.optim.SGD:
             n_states = 1 if options["momentum"] else 0
             self._kernel = self._sgd
             self._fused: Callable[..., None] = torch._fused_sgd_
-            self._options = {
-                name: options[name]
-                for name in ("momentum", "dampening", "nesterov", "maximize")
-            }
-        elif kind in (torch.optim.Adam, torch.optim.AdamW):
+            self._options = {**options, "dampening": 0.0}
+        else:
             n_states = 2
             self._kernel = self._adam
             self._fused = (
                 torch._fused_adam_ if kind is torch.optim.Adam else torch._fused_adamw_
             )
+            beta1, beta2 = options.pop("betas")
             self._options = {
-                "beta1": options["betas"][0],
-                "beta2": options["betas"][1],
-                **{name: options[name] for name in ("eps", "amsgrad", "maximize")},
+                **options,
+                "beta1": beta1,
+                "beta2": beta2,
+                "amsgrad": False,
             }
-        else:
-            raise ValueError(
-                f"optimizer must be torch's Adam, AdamW or SGD, got {kind!r}. Use "
-                "SoftRankNet for others."
-            )
         self.states = [torch.zeros_like(stack.params) for _ in range(n_states)]
         # Steps are counted apart: members run out of rows at different steps.
         self.steps = stack.params.new_zeros(len(stack.params))
@@ -60,33 +91,16 @@ class FusedOptimizer:
 
     def _bind(self) -> None:
         rows = [self.stack.params, self.stack.grads, *self.states]
-        split = self.stack.pieces if self.deterministic else lambda row: [row]
-        self._lists = [
-            [split(matrix[k]) for matrix in rows] for k in range(len(self.stack.params))
+        self._rows = [[[matrix[k]] for matrix in rows] for k in range(len(rows[0]))]
+        end = self.stack.decay_end
+        # Weight decay is for matrices: vectors have a call of their own where there is
+        # some.
+        parts = slice(end), slice(end, None)
+        self._parts = [
+            [[[matrix[k, part]] for matrix in rows] for part in parts]
+            for k in range(len(rows[0]))
         ]
-        # Weight decay is for matrices: of a network that has some, the other
-        # parameters take a call of their own.
-        self._by_shape: dict[int, list[tuple[list[list[Tensor]], bool]]] = {}
-        self._counters = self.steps.unbind()
-
-    def _groups(self, k: int, weight_decay: float) -> list[tuple[list[Any], float]]:
-        """Return a network's tensors, and the decay of each group of them."""
-        if weight_decay == 0.0:
-            return [(self._lists[k], 0.0)]
-        if k not in self._by_shape:
-            rows = [self.stack.params, self.stack.grads, *self.states]
-            pieces = [self.stack.pieces(matrix[k]) for matrix in rows]
-            self._by_shape[k] = [
-                (
-                    [[p for p in part if (p.ndim > 1) == decays] for part in pieces],
-                    decays,
-                )
-                for decays in (True, False)
-            ]
-        return [
-            (tensors, weight_decay if decays else 0.0)
-            for tensors, decays in self._by_shape[k]
-        ]
+        self._counters = [[step] for step in self.steps.unbind()]
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these networks."""
@@ -94,21 +108,26 @@ class FusedOptimizer:
         self.steps = self.steps[list(rows)]
         self._bind()
 
-    def step(self, first: int, last: int, settings: EpochSettings) -> None:
+    def step(self, members: slice, settings: EpochSettings) -> None:
         """Move the networks of a range along their gradients."""
+        networks = range(members.start, members.stop)
         if settings.max_grad_norms is not None:
-            for k in range(first, last):
+            for k in networks:
                 if settings.max_grad_norms[k] < math.inf:
                     self._clip(k, settings.max_grad_norms[k])
-        self.steps[first:last].add_(self._one)
-        for k in range(first, last):
-            for tensors, decay in self._groups(k, settings.weight_decays[k]):
-                counters = [self._counters[k]] * len(tensors[0])
-                self._kernel(tensors, counters, settings.learning_rates[k], decay)
+        self.steps[members].add_(self._one)
+        for k in networks:
+            rate, decay = settings.learning_rates[k], settings.weight_decays[k]
+            if decay == 0.0:
+                self._kernel(self._rows[k], self._counters[k], rate, 0.0)
+            else:
+                matrices, vectors = self._parts[k]
+                self._kernel(matrices, self._counters[k], rate, decay)
+                self._kernel(vectors, self._counters[k], rate, 0.0)
 
     def _clip(self, k: int, max_norm: float) -> None:
         # Arithmetic of torch.nn.utils.clip_grad_norm_.
-        grads = self._lists[k][1]
+        grads = self._rows[k][1]
         total = torch.nn.utils.get_total_norm(grads)
         scale = torch.clamp(max_norm / (total + 1e-6), max=1.0)
         for grad in grads:

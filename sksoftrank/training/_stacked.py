@@ -4,19 +4,20 @@ A small network's training step is mostly overhead: autograd records and replays
 graph, the optimizer walks over its tensors. Here forward and backward of the MLP are
 written out, K networks lie in tensors with a leading model axis, and one call
 serves them all. Every network keeps rows, order, temperature, learning rate and all
-else of its own, and since the arithmetic follows autograd's order of operations, it
-ends where it would have ended alone.
+else of its own, and ends to the last bit where it would have ended alone: whatever is
+computed for several at once is computed for each by the same formula.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,13 +27,12 @@ from sksoftrank.training._batches import BLOCK_BATCHES, InMemoryBatches
 from sksoftrank.training._cuda_graph import Graphs, recorder_for
 from sksoftrank.training._stack import Pass, Stack, linear_layers
 from sksoftrank.training._stack_block import Block, Gathered
+from sksoftrank.training._stack_linear import NumpyLinear, TorchLinear
 from sksoftrank.training._stack_loss import EpochSettings
 from sksoftrank.training._stack_optimizer import FusedOptimizer
 from sksoftrank.training._stopping import BestEpoch, divergence
+from sksoftrank.training._threads import threads_for
 
-# A layer of this many weights keeps more than one core busy; below it, threads cost
-# more than they bring, and the last digits would depend on their number.
-_WIDE_LAYER = 1 << 16
 # What the networks of a stack touch in a step stays near a core's caches. Measured
 # at widths 16 to 256: from 4 to 6 MB a step's time per network is least.
 _STACK_BYTES = 5 << 20
@@ -183,7 +183,6 @@ def train_stack(
     optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
     optimizer_params: dict[str, Any] | None = None,
     *,
-    deterministic: bool = False,
     stop: StopFlag | None = None,
 ) -> None:
     """Train networks of one shape together, each as it would be trained alone.
@@ -196,13 +195,6 @@ def train_stack(
         Adam, AdamW or SGD.
     optimizer_params : dict, default=None
         Its parameters, less learning rate and weight decay.
-    deterministic : bool, default=False
-        Whether each member's weights equal to the last bit those of a training alone,
-        with skorch and autograd. Otherwise the optimizer's kernel takes all parameters
-        of a network in one call, and differs by a rounding where a tensor's length is
-        no multiple of the vector unit's. With normalisation it always is True: what
-        that takes out again, such as the bias before batch normalisation, has a
-        gradient of mere roundings, which Adam scales up.
     stop : StopFlag, default=None
         Once set, from another thread, training ends as Ctrl-C ends it.
 
@@ -237,11 +229,9 @@ def train_stack(
     [True, True]
     """
     _check_members(members)
-    deterministic = deterministic or members[0].module.normalization is not None
-    with torch.no_grad(), _threads_for(members[0].module):
-        training = _Training(
-            members, optimizer, optimizer_params or {}, deterministic, stop
-        )
+    # A product that overflows is a loss that is not finite.
+    with torch.no_grad(), np.errstate(all="ignore"), _threads(members[0].module):
+        training = _Training(members, optimizer, optimizer_params or {}, stop)
         try:
             training.run()
         except KeyboardInterrupt:
@@ -277,19 +267,10 @@ def _check_members(members: Sequence[Member]) -> None:
         )
 
 
-@contextmanager
-def _threads_for(module: MLP) -> Iterator[None]:
-    """Leave torch one thread where more would not pay."""
-    before = torch.get_num_threads()
-    widest = max(layer.weight.numel() for layer in linear_layers(module))
-    if before > 1 and widest < _WIDE_LAYER:
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-    else:
-        yield
+def _threads(module: MLP) -> AbstractContextManager[None]:
+    if module.output.weight.device.type != "cpu":
+        return nullcontext()
+    return threads_for(max(layer.weight.numel() for layer in linear_layers(module)))
 
 
 class _Training:
@@ -300,7 +281,6 @@ class _Training:
         members: Sequence[Member],
         optimizer: type[torch.optim.Optimizer],
         optimizer_params: dict[str, Any],
-        deterministic: bool,
         stop: StopFlag | None,
     ) -> None:
         loaded: dict[tuple[int, str], tuple[Any, Tensor]] = {}
@@ -311,13 +291,16 @@ class _Training:
         # Longest first: whoever still has rows at a step is then a range of the stack.
         self.active = sorted(members, key=lambda m: -m.batches.n_rows)
         self.stop = stop
-        self.stack = Stack([m.module for m in self.active], deterministic)
-        self.optimizer = FusedOptimizer(
-            optimizer, optimizer_params, self.stack, deterministic
+        device = self.active[0].module.output.weight.device
+        recorder = recorder_for(device)
+        # numpy's products are not torch's, which alone can be recorded.
+        in_numpy = device.type == "cpu" and recorder is None
+        self.stack = Stack(
+            [m.module for m in self.active], NumpyLinear if in_numpy else TorchLinear
         )
+        self.optimizer = FusedOptimizer(optimizer, optimizer_params, self.stack)
         # Weights to return to: of the last epoch finished, or of the best.
         self.kept = self.stack.state.clone()
-        recorder = recorder_for(self.stack.device)
         self.graphs = (
             None if recorder is None else Graphs(recorder, self.stack.generators)
         )

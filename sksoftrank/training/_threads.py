@@ -1,0 +1,56 @@
+"""How many threads a training on the CPU takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+# A layer of this many weights keeps more than one core busy. Below it threads cost more
+# than they bring, and many times as much where another process is busy: they wait for
+# each other by spinning.
+_WIDE_LAYER = 1 << 18
+
+# numpy's threads are one number for all trainings: the first to come holds them, the
+# last lets them go.
+_lock = Lock()
+_n_trainings = 0
+_limits: list[Any] = []
+
+
+@cache
+def _products() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
+def threads_for(n_weights: int) -> Iterator[None]:
+    """Hold torch to one thread, and numpy's products to as many as pay.
+
+    Parameters
+    ----------
+    n_weights : int
+        Of the widest layer. The number follows from this and from the threads granted
+        to torch, never from how busy the machine is.
+    """
+    global _n_trainings
+    granted = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with _lock:
+        if _n_trainings == 0:
+            n_threads = granted if n_weights >= _WIDE_LAYER else 1
+            _limits.append(_products().limit(limits=n_threads))
+        _n_trainings += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _n_trainings -= 1
+            if _n_trainings == 0:
+                _limits.pop().restore_original_limits()
+        torch.set_num_threads(granted)
