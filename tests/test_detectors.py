@@ -254,7 +254,10 @@ def test_ensemble_has_features(rows, ensemble, method):
     logits = [m.decision_function(X) * m.temperature_ for m in ensemble.estimators_]
     np.testing.assert_allclose(Z @ W + b, np.mean(logits, axis=0), rtol=1e-6, atol=1e-9)
     detector = OODDetector(ensemble, method).fit(X, y)
-    twin = OODDetector(Plain(W, b).fit(Z), method).fit(Z, y)
+    linear = LogisticRegression()
+    linear.classes_, linear.n_features_in_ = ensemble.classes_, Z.shape[1]
+    linear.coef_, linear.intercept_ = W.T, b
+    twin = OODDetector(linear, method).fit(Z, y)
     np.testing.assert_allclose(
         detector.score_samples(X_new), twin.score_samples(Z_new), rtol=1e-6
     )
