@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from scipy.special import logsumexp, softmax
+from scipy.special import logsumexp, softmax, xlogy
 from scipy.stats import ortho_group
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits, make_blobs
@@ -164,10 +164,18 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def network(rows):
-    return SoftRankMLPClassifier(
-        (64, 32), max_epochs=15, temperature=3.0, random_state=0
-    ).fit(*rows[0])
+def networks(rows):
+    return [
+        SoftRankMLPClassifier(
+            (64, 32), max_epochs=15, temperature=3.0, random_state=seed
+        ).fit(*rows[0])
+        for seed in range(4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def network(networks):
+    return networks[0]
 
 
 @pytest.fixture(scope="module")
@@ -179,15 +187,18 @@ def ensemble(rows):
 
 
 @every_method
-def test_new_digits_are_found(rows, network, method):
+def test_new_digits_are_found(rows, networks, method):
     _, (X, y), X_new = rows
-    detector = OODDetector(network, method).fit(X[::2], y[::2])
-    # Far from perfect for some, but all better than chance by many standard errors.
-    assert auroc(detector.score_samples(X[1::2]), detector.score_samples(X_new)) > 0.7
-    accepted = (detector.predict(X[1::2]) == 1).mean()
+    detectors = [OODDetector(model, method).fit(X[::2], y[::2]) for model in networks]
+    # The area of a network has a standard deviation of 0.1 at most, the mean of four
+    # half of it, and the least mean is 0.76.
+    areas = [auroc(d.score_samples(X[1::2]), d.score_samples(X_new)) for d in detectors]
+    assert np.mean(areas) > 0.6
+    accepted = np.array([(d.predict(X[1::2]) == 1).mean() for d in detectors])
     # Standard error of 95 % of 270 rows, and of as many that set the threshold: 2 %.
-    assert 0.88 < accepted <= 1.0
-    assert (detector.predict(X_new) == 1).mean() < accepted - 0.02
+    assert (accepted > 0.88).all()
+    accepted_new = [(d.predict(X_new) == 1).mean() for d in detectors]
+    assert np.mean(accepted_new) < accepted.mean() - 0.02
 
 
 def test_logits_and_probabilities_are_the_network_s(rows, network):
@@ -236,9 +247,20 @@ def test_ensemble_has_the_members_mean_logit_and_its_own_probability(rows, ensem
 
 @feature_method
 def test_ensemble_has_features(rows, ensemble, method):
+    """The members' side by side, and the head that gives the mean of their logits."""
     _, (X, y), X_new = rows
+    W, b = Rows.seen_by(ensemble, X, method).head
+    Z, Z_new = ensemble.embed(X), ensemble.embed(X_new)
+    logits = [m.decision_function(X) * m.temperature_ for m in ensemble.estimators_]
+    np.testing.assert_allclose(Z @ W + b, np.mean(logits, axis=0), rtol=1e-6, atol=1e-9)
     detector = OODDetector(ensemble, method).fit(X, y)
-    assert auroc(detector.score_samples(X), detector.score_samples(X_new)) > 0.6
+    linear = LogisticRegression()
+    linear.classes_, linear.n_features_in_ = ensemble.classes_, Z.shape[1]
+    linear.coef_, linear.intercept_ = W.T, b
+    twin = OODDetector(linear, method).fit(Z, y)
+    np.testing.assert_allclose(
+        detector.score_samples(X_new), twin.score_samples(Z_new), rtol=1e-6
+    )
 
 
 def test_sure_rows_keep_their_order():
@@ -622,7 +644,9 @@ def test_the_share_asked_for_is_accepted(method, contamination):
     detector = OODDetector(plain(8, 3), method, contamination=contamination).fit(Z, y)
     rejected = (detector.predict(Z) == -1).sum()
     if method in OPTIMISTIC:
-        assert rejected <= round(200 * contamination)
+        # Fewer, but for chance: two standard errors.
+        error = np.sqrt(200 * contamination * (1 - contamination))
+        assert rejected <= 200 * contamination + 2 * error
     else:
         assert rejected == round(200 * contamination)
     scores = detector.score_samples(Z)
@@ -705,19 +729,40 @@ def test_knn_threshold_holds_for_new_rows():
 
 
 @pytest.mark.parametrize("method", ["residual", "vim"])
-@pytest.mark.parametrize("n_components", [22, 25, 29])
-def test_a_principal_space_of_almost_as_many_directions_as_rows(method, n_components):
-    """The parts that set the threshold have fewer rows, and no fewer are allowed."""
+def test_a_principal_space_of_almost_as_many_directions_as_rows(method):
+    """The parts that set the threshold have fewer rows."""
     Z, y = draw(n=30, width=40, distance=10.0)
     clf = Plain(np.eye(40, 3), np.zeros(3)).fit(Z)
-    detector = OODDetector(clf, method, n_components=n_components).fit(Z, y)
-    assert detector._method.null_space.shape == (40, 40 - n_components)
-    new, _ = draw(n=300, width=40, distance=10.0, seed=1)
-    assert (detector.predict(new) == 1).mean() > 0.5
+    detector = OODDetector(clf, method, n_components=23).fit(Z, y)
+    assert detector._method.null_space.shape == (40, 17)
+    for n_components in (24, 29):
+        detector.set_params(n_components=n_components)
+        message = (
+            f"less than 24, got {n_components}: of the n_samples = 30 rows .* so many "
+            "set the threshold"
+        )
+        with pytest.raises(ValueError, match=message):
+            detector.fit(Z, y)
     detector.set_params(n_components=30)
     message = r"the rank 30 .*\(n_samples = 30, n_features = 40\), got 30"
     with pytest.raises(ValueError, match=message):
         detector.fit(Z, y)
+
+
+@pytest.mark.parametrize("method", ["residual", "vim"])
+@pytest.mark.parametrize("n_components", ["auto", 0.999])
+def test_sizes_are_those_of_the_parts(method, n_components):
+    """With one direction left of 22 rows, new ones would be far from all of them."""
+    accepted = []
+    for seed in range(4):
+        Z, y = draw(n=22, width=40, distance=10.0, seed=seed)
+        clf = Plain(np.eye(40, 3), np.zeros(3)).fit(Z)
+        detector = OODDetector(clf, method, n_components=n_components).fit(Z, y)
+        # Four fifths of 22 rows are 17, of which one direction is left.
+        assert detector._method.null_space.shape == (40, 24)
+        new, _ = draw(n=300, width=40, distance=10.0, seed=seed + 100)
+        accepted.append((detector.predict(new) == 1).mean())
+    assert np.mean(accepted) > 0.8
 
 
 def test_parts_that_differ_less_than_the_rows_do():
@@ -794,7 +839,7 @@ def test_softmax_of_foreign_logits_is_predict_proba(blobs, model, n_classes):
     np.testing.assert_allclose(np.exp(msp), proba.max(axis=1))
     entropy = OODDetector(model, "entropy").fit(X).score_samples(X)
     np.testing.assert_allclose(
-        entropy, (proba * np.log(proba)).sum(axis=1), rtol=1e-6, atol=1e-12
+        entropy, xlogy(proba, proba).sum(axis=1), rtol=1e-6, atol=1e-12
     )
     d = model.decision_function(X)
     logits = np.column_stack([-d / 2, d / 2]) if n_classes == 2 else d
@@ -890,7 +935,7 @@ def test_labels_are_the_predictions_unless_given(blobs):
     model = LogisticRegression().fit(X, y)
     predicted = OODDetector(model, "mahalanobis").fit(X, model.predict(X))
     none = OODDetector(model, "mahalanobis").fit(X)
-    given = OODDetector(model, "mahalanobis").fit(X, y)
+    given = OODDetector(model, "mahalanobis").fit(X, np.where(X[:, 0] > 0, "a", "b"))
     np.testing.assert_array_equal(none.score_samples(X), predicted.score_samples(X))
     assert not np.allclose(none.score_samples(X), given.score_samples(X))
 

@@ -61,8 +61,8 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Directions of the principal space for "vim", "residual" and "neco": so many, or
         in (0, 1) the fewest that hold this share of the variance. "auto" takes half of
         the columns (512 from 768 on, 1000 from 2048) for "vim" and "residual", one less
-        than there are classes for "neco". For "vim" and "residual" one direction of the
-        features' own is always left outside.
+        than there are classes for "neco". For "vim" and "residual" fewer than the rank
+        of the features, and than four fifths of the rows given to `fit`, if over ten.
     clip_quantile : float, default=0.9
         In (0, 1). Quantile of all features that "react" clips them at.
 

@@ -68,6 +68,14 @@ class Method(ABC):
         return scores
 
 
+def _n_others(rows: Rows) -> int:
+    """Return how many rows, at the least, statistics for the threshold come from."""
+    n = len(rows.features)
+    if rows.whole is not None or n <= 2 * _FOLDS:
+        return n
+    return n - -(-n // _FOLDS)
+
+
 class _MSP(Method):
     name = "msp"
 
@@ -202,14 +210,21 @@ class _Residual(Method):
             size = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
         elif not isinstance(size, Integral):
             size = size_of_share(variances, size)
-        elif int(size) >= rank and rows.whole is None:
+        elif int(size) >= rank:
             raise ValueError(
                 f"n_components must be less than the rank {rank} of the features "
                 f"(n_samples = {len(Z)}, n_features = {width}), got {size}: nothing "
                 "would remain outside the principal space. Lower it, or use 'auto'."
             )
-        # Of a part of the rows the rank may be less.
-        self.null_space = directions[:, min(size, rank - 1) :]
+        elif int(size) >= (n_others := _n_others(rows)):
+            raise ValueError(
+                f"n_components must be less than {n_others}, got {size}: of the "
+                f"n_samples = {len(Z)} rows given to fit, so many set the threshold at "
+                "a time, by scoring the others. Lower it, or use 'auto'."
+            )
+        # As many for the parts that set the threshold: with fewer rows left outside,
+        # "vim" would scale by another length.
+        self.null_space = directions[:, min(size, rank - 1, _n_others(rows) - 1) :]
 
     def residual(self, rows: Rows) -> FloatArray:
         return linalg.norm((rows.features - self.origin) @ self.null_space, axis=1)
