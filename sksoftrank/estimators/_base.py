@@ -587,8 +587,8 @@ class BaseSoftRankClassifier(Inference):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows that stand for those to be transformed: best some hundred, and new to
-            the network.
+            Rows that stand for those to be transformed. For ``n_components="auto"`` the
+            rows trained on serve well; of new ones take a thousand, if there are.
         y : array-like of shape (n_samples,), default=None
             Their labels, for ``n_components="auto"``. None takes the network's own
             predictions: the size is then the least that is expected to keep those.
