@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import sksoftrank
 
@@ -83,6 +84,24 @@ def mean_interval(values: Any) -> tuple[float, float]:
     return float(values.mean()), float(half)
 
 
+def hold_threads(n_threads: int) -> None:
+    """Hold every library to so many threads; torch's setting is not OpenBLAS's."""
+    torch.set_num_threads(n_threads)
+    threadpool_limits(n_threads)
+
+
+def kernels() -> dict[str, str]:
+    """Return which kernels multiply, by library."""
+    return {
+        "torch": torch.backends.cpu.get_cpu_capability(),
+        **{
+            pool["internal_api"]: f"{pool.get('architecture', 'any')}, "
+            f"{pool['num_threads']} threads"
+            for pool in threadpool_info()
+        },
+    }
+
+
 def _git(*args: str) -> str:
     return subprocess.run(
         ["git", *args], cwd=ROOT, capture_output=True, text=True, check=False
@@ -102,6 +121,7 @@ def write(name: str, results: Any, **settings: Any) -> None:
         "device": "cpu",
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "kernels": kernels(),
         **settings,
         "results": results,
     }

@@ -285,7 +285,6 @@ def main() -> None:
         chosen_on=CHOSEN_ON,
         sizes=sizes,
         quick=args.quick,
-        kernels=torch.backends.cpu.get_cpu_capability(),
     )
 
 

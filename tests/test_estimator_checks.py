@@ -100,7 +100,7 @@ ESTIMATORS = {
 # One of each, to be checked with other kernels too.
 KERNELS = {
     *("default", "ensemble", "module", "cnn with batch norm", "transformer"),
-    "grid search",
+    *("grid search", "randomized search", "ood search"),
 }
 
 
