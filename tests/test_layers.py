@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,42 @@ def test_imports_come_from_floors_below(path):
                 assert package in OUTSIDE[own], f"{own} may not import {name}"
         elif rest[0] != own:
             assert FLOORS[rest[0]] < FLOORS[own], f"{own} may not import {name}"
+
+
+def modules_of(path):
+    """Return which of the package's files a file imports, for the types too."""
+    names = {}
+    for other in MODULES:
+        parts = other.relative_to(PACKAGE).with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        names[".".join(("sksoftrank", *parts))] = other
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {names.get(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = names.get(f"{node.module}.{alias.name}")
+                found.add(inner or names.get(node.module))
+    return found - {None, path}
+
+
+def circles(graph):
+    """Return the files that can't be put into an order."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    found = circles({path: modules_of(path) for path in MODULES})
+    assert [str(path.relative_to(PACKAGE)) for path in found] == []
+
+
+def test_a_circle_is_seen():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}})
 
 
 def test_the_rule_sees_an_import_from_above(tmp_path):

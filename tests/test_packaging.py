@@ -56,6 +56,6 @@ def test_private_names_have_an_upper_bound():
     for required in REQUIRED:
         names = private_names(modules.get(required.name, required.name))
         is_bounded = any(spec.operator == "<" for spec in required.specifier)
-        # Any torch but the one tested is gigabytes; Optuna's and skorch's are attributes.
+        # Any other torch is gigabytes; Optuna's and skorch's are attributes.
         if required.name not in ("torch", "optuna", "skorch"):
             assert is_bounded == bool(names), (required.name, names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from scipy import linalg
@@ -17,11 +17,16 @@ from sklearn.preprocessing import StandardScaler, normalize
 from sksoftrank.detectors._rows import EPS, Codes, FloatArray, Rows
 from sksoftrank.rank import size_of_share
 
-if TYPE_CHECKING:
-    from sksoftrank.detectors._detector import OODDetector
-
 # Parts that the rows of `fit` are cut into for a threshold that holds for new ones.
 _FOLDS = 5
+
+
+class Options(Protocol):
+    """What a detector says of its methods."""
+
+    n_neighbors: int
+    n_components: str | float
+    clip_quantile: float
 
 
 class Method(ABC):
@@ -33,7 +38,7 @@ class Method(ABC):
     is_optimistic: ClassVar[bool] = False
 
     def fit(  # noqa: B027 - methods on logits need nothing
-        self, rows: Rows, codes: Codes | None, options: OODDetector
+        self, rows: Rows, codes: Codes | None, options: Options
     ) -> None:
         """Compute what the score needs from in-distribution rows."""
 
@@ -42,7 +47,7 @@ class Method(ABC):
         """Return the score of each row (n,)."""
 
     def score_as_new(
-        self, rows: Rows, codes: Codes | None, options: OODDetector
+        self, rows: Rows, codes: Codes | None, options: Options
     ) -> FloatArray:
         """Return scores that the rows of `fit` might have if they were new."""
         scores = self.score(rows)
@@ -107,7 +112,7 @@ class _Entropy(Method):
 class _ReAct(Method):
     name = "react"
 
-    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+    def fit(self, rows: Rows, codes: Codes | None, options: Options) -> None:
         self.clip = float(np.quantile(rows.features, options.clip_quantile))
         self.head = rows.head
 
@@ -119,7 +124,7 @@ class _ReAct(Method):
 class _KNN(Method):
     name = "knn"
 
-    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+    def fit(self, rows: Rows, codes: Codes | None, options: Options) -> None:
         n = len(rows.features)
         if options.n_neighbors >= n:
             raise ValueError(
@@ -140,7 +145,7 @@ class _KNN(Method):
         return -np.where(distances > least, distances, 0.0)
 
     def score_as_new(
-        self, rows: Rows, codes: Codes | None, options: OODDetector
+        self, rows: Rows, codes: Codes | None, options: Options
     ) -> FloatArray:
         # No row is its own neighbour, as none of the new ones will be.
         return self._score(rows, None)
@@ -151,7 +156,7 @@ class _Mahalanobis(Method):
     uses_labels = True
     is_optimistic = True
 
-    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+    def fit(self, rows: Rows, codes: Codes | None, options: Options) -> None:
         assert codes is not None
         # From a row, so that means are rounded at the scale of the spread and not of
         # the offset: of equal rows nothing is left.
@@ -175,7 +180,7 @@ class _Mahalanobis(Method):
 class _RelativeMahalanobis(_Mahalanobis):
     name = "relative_mahalanobis"
 
-    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+    def fit(self, rows: Rows, codes: Codes | None, options: Options) -> None:
         super().fit(rows, codes, options)
         self.mean = self.start + (rows.features - self.start).mean(axis=0)
         self.background = _whitening(
@@ -193,7 +198,7 @@ class _Residual(Method):
     name = "residual"
     is_optimistic = True
 
-    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+    def fit(self, rows: Rows, codes: Codes | None, options: Options) -> None:
         W, b = rows.head
         # The point of the features' row space that the head maps to zero logits.
         self.origin = -linalg.pinv(W.T) @ b
@@ -236,7 +241,7 @@ class _Residual(Method):
 class _ViM(_Residual):
     name = "vim"
 
-    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+    def fit(self, rows: Rows, codes: Codes | None, options: Options) -> None:
         super().fit(rows, codes, options)
         mean = float(rows.logits.max(axis=1).mean())
         if mean <= 0.0:
@@ -254,7 +259,7 @@ class _ViM(_Residual):
 class _NECO(Method):
     name = "neco"
 
-    def fit(self, rows: Rows, codes: Codes | None, options: OODDetector) -> None:
+    def fit(self, rows: Rows, codes: Codes | None, options: Options) -> None:
         # As in the code of the paper: its equation has neither scaling nor logit.
         self.start = rows.features[0]  # Constant columns are then zero, unrounded.
         self.scaler = StandardScaler().fit(rows.features - self.start)

@@ -3,8 +3,9 @@
 import sksoftrank.training._fork  # noqa: F401
 from sksoftrank.training._batches import InMemoryBatches, InMemoryDataset
 from sksoftrank.training._iterators import make_batches
+from sksoftrank.training._member import Member, StopFlag
 from sksoftrank.training._net import SoftRankNet
-from sksoftrank.training._stacked import Member, StopFlag, train_stack
+from sksoftrank.training._stacked import train_stack
 from sksoftrank.training._stopping import AccuracyStopping
 from sksoftrank.training._stream import StreamBatches, StreamDataset
 

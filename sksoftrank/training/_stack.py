@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,8 @@ from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import Dropout
 from sksoftrank.modules._mlp import NORMALIZATIONS
 from sksoftrank.training._stack_linear import NumpyLinear, StackedLinear, TorchLinear
+from sksoftrank.training._stack_loss import EpochSettings
 from sksoftrank.training._stack_norm import StackedNormalization
-
-if TYPE_CHECKING:
-    from sksoftrank.training._stack_loss import EpochSettings
 
 # Floats in 64 bytes. Each parameter starts at such a border, as it does in a tensor of
 # its own: the last digit of a product may depend on where its factors lie.

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sksoftrank.modules._layers import DTYPE
-
-if TYPE_CHECKING:
-    from sksoftrank.training._stacked import Member
+from sksoftrank.training._member import Member
 
 
 class EpochSettings:
