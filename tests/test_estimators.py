@@ -1,5 +1,7 @@
 import copy
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -655,6 +657,36 @@ def test_callbacks_are_copied_and_net_params_reach_the_net(blobs):
     assert clf.net_.iterator_valid__batch_size == 7
     rms = make(net_params={"optimizer": torch.optim.RMSprop}).fit(*blobs)
     assert isinstance(rms.net_.optimizer_, torch.optim.RMSprop)
+
+
+def test_a_net_that_a_stack_has_trained_trains_on_by_itself(blobs):
+    X, y = blobs
+    params = {"lr_schedule": "constant", "learning_rate": 0.01, "weight_decay": 0.1}
+    for change in ({}, {"lr": 0.5}, {"optimizer__weight_decay": 0.3}):
+        clf = make(**params).fit(X, y)
+        before = weights(clf)
+        net = clf.net_.set_params(**change, max_epochs=1)
+        net.partial_fit(X.astype(np.float32), y)
+        assert net.history[-1, "lr"] == change.get("lr", 0.01)
+        decays = [group["weight_decay"] for group in net.optimizer_.param_groups]
+        assert max(decays) == change.get("optimizer__weight_decay", 0.1)
+        assert not np.array_equal(weights(clf), before)
+
+
+def test_a_first_fit_imports_no_compiler():
+    code = """
+import pickle, sys
+from sklearn.datasets import load_iris
+from sksoftrank import SoftRankMLPClassifier
+X, y = load_iris(return_X_y=True)
+clf = SoftRankMLPClassifier(8, normalization="batch", max_epochs=2).fit(X, y)
+pickle.loads(pickle.dumps(clf)).predict(X)
+print(sorted({"sympy", "torch._dynamo", "torch._inductor"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def test_weight_decay_reaches_an_optimizer_of_net_params(blobs):

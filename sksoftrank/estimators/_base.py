@@ -148,12 +148,16 @@ class BaseSoftRankClassifier(Inference):
                 "to start anew."
             )
         net = self._make_net(seeds, self.max_epochs, valid_dataset)
+        rows_for_stack = None
+        if self._stacking_obstacle() is None and not isinstance(dataset, StreamDataset):
+            rows_for_stack = dataset
+            net.defers_optimizer_ = True
         self._initialize(net)
         if self._goes_on:
             self._load_weights(net)
         member = None
-        if self._stacking_obstacle() is None and not isinstance(dataset, StreamDataset):
-            member = self._make_member(net, dataset, valid_dataset)
+        if rows_for_stack is not None:
+            member = self._make_member(net, rows_for_stack, valid_dataset)
         return Training(net, dataset, seeds["rows"], member)
 
     def _read_training(
@@ -668,7 +672,7 @@ class BaseSoftRankClassifier(Inference):
         except ValueError:  # Trained on a device that this machine hasn't got.
             device = torch.device("cpu")
         with torch_defaults():
-            self.net_ = SoftRankNet(
+            net = SoftRankNet(
                 module,
                 **{f"module__{name}": value for name, value in module_params.items()},
                 temperature=self.temperature_,
@@ -677,7 +681,9 @@ class BaseSoftRankClassifier(Inference):
                 train_split=None,
                 verbose=0,
                 device=str(device),
-            ).initialize()
+            )
+            net.defers_optimizer_ = True
+            self.net_ = net.initialize()
             self.module_.load_state_dict(
                 {name: torch.tensor(array) for name, array in weights.items()}
             )

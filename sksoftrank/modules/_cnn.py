@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
 
 from sksoftrank.modules._layers import (
     ACTIVATIONS,
     DTYPE,
     Augmentation,
+    Conv1d,
+    Conv2d,
     Dropout,
+    Linear,
     init_weight,
     make_generator,
 )
@@ -47,12 +50,10 @@ class _ConvBlock(nn.Module):
         generator: torch.Generator | None,
     ) -> None:
         super().__init__()
-        conv: type[nn.Module] = nn.Conv2d if n_dims == 2 else nn.Conv1d
+        conv: Any = Conv2d if n_dims == 2 else Conv1d
         # A bias would be taken out again by the normalisation.
         bias = normalization is None
-        self.conv = skip_init(
-            conv, width_in, width_out, 3, padding=1, bias=bias, dtype=DTYPE
-        )
+        self.conv = conv(width_in, width_out, 3, padding=1, bias=bias, dtype=DTYPE)
         init_weight(self.conv.weight, activation, generator)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
@@ -156,7 +157,7 @@ class CNN(EmbedHeadModule):
         if dropout > 0.0:
             self.dropout = Dropout(dropout, seeds[1])
         self.embedding_width = channels[-1]
-        self.output = skip_init(nn.Linear, channels[-1], n_classes, dtype=DTYPE)
+        self.output = Linear(channels[-1], n_classes, dtype=DTYPE)
         init_weight(self.output.weight, "identity", generator)
         nn.init.zeros_(self.output.bias)
         self.is_image = n_dims == 2

@@ -94,6 +94,31 @@ def init_weight(
     nn.init.kaiming_uniform_(weight, nonlinearity=gain, generator=generator)
 
 
+class Linear(nn.Linear):
+    """A linear layer that leaves its weights to `init_weight`.
+
+    torch's own initialisation draws from the global generator, and its `skip_init`
+    imports sympy.
+    """
+
+    def reset_parameters(self) -> None:
+        """Do nothing."""
+
+
+class Conv1d(nn.Conv1d):
+    """A convolution that leaves its weights to `init_weight`, as `Linear` does."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing."""
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that leaves its weights to `init_weight`, as `Linear` does."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing."""
+
+
 class RandomLayer(nn.Module):
     """A layer that draws from a generator of its own while it trains.
 

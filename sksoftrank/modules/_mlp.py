@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from sksoftrank.modules._layers import (
     ACTIVATIONS,
     DTYPE,
     Dropout,
+    Linear,
     init_weight,
     make_generator,
 )
@@ -74,11 +74,10 @@ class MLP(EmbedHeadModule):
         layers: list[nn.Module] = []
         width = n_features
         for index, size in enumerate(hidden_layer_sizes):
-            # skip_init: torch's own initialisation draws from the global generator.
             # A normalisation takes a bias out again: what training made of it would be
             # the roundings of a gradient of zero.
             bias = normalization is None
-            layers.append(skip_init(nn.Linear, width, size, bias=bias, dtype=DTYPE))
+            layers.append(Linear(width, size, bias=bias, dtype=DTYPE))
             if normalization is not None:
                 layers.append(NORMALIZATIONS[normalization](size, dtype=DTYPE))
             layers.append(ACTIVATIONS[activation]())
@@ -87,7 +86,7 @@ class MLP(EmbedHeadModule):
                 layers.append(Dropout(dropout, seed))
             width = size
         self.body = nn.Sequential(*layers)
-        self.output = skip_init(nn.Linear, width, n_classes, dtype=DTYPE)
+        self.output = Linear(width, n_classes, dtype=DTYPE)
         self.embedding_width = width
 
         generator = make_generator(random_state)

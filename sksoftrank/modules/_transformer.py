@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
 
 from sksoftrank.modules._layers import (
     DTYPE,
     Augmentation,
     Dropout,
+    Linear,
     init_weight,
     make_generator,
 )
@@ -289,7 +289,7 @@ class Transformer(EmbedHeadModule):
 def _linear(
     width_in: int, width_out: int, activation: str, generator: torch.Generator | None
 ) -> nn.Linear:
-    layer = skip_init(nn.Linear, width_in, width_out, dtype=DTYPE)
+    layer = Linear(width_in, width_out, dtype=DTYPE)
     init_weight(layer.weight, activation, generator)
     nn.init.zeros_(layer.bias)
     return layer

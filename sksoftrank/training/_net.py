@@ -221,6 +221,37 @@ class SoftRankNet(NeuralNetClassifier):
             params["batch_size"] = len(dataset)
         return make_batches(dataset, device=self.device, **params)
 
+    # Whether the optimizer is built only once this net trains by itself: to build one
+    # imports torch's compiler, which takes longer than a small network's training.
+    defers_optimizer_ = False
+    prefixes_: list[str]
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> SoftRankNet:
+        """Build the optimizer, unless others train or nobody does; see skorch."""
+        if self.defers_optimizer_:
+            # Its arguments are checked by their prefix all the same.
+            self.prefixes_ = [*self.prefixes_, "optimizer"]
+            return self
+        return super().initialize_optimizer(*args, **kwargs)
+
+    def _build_deferred_optimizer(self) -> None:
+        if self.defers_optimizer_:
+            self.defers_optimizer_ = False
+            # skorch takes note of it only where its name is new.
+            self.prefixes_ = [name for name in self.prefixes_ if name != "optimizer"]
+            self._initialize_optimizer()
+
+    def set_params(self, **params: Any) -> SoftRankNet:
+        """Set parameters; see skorch."""
+        if any(name.startswith("optimizer") for name in params):
+            self._build_deferred_optimizer()
+        return super().set_params(**params)
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Build the optimizer if that was put off; see skorch."""
+        self._build_deferred_optimizer()
+        super().on_train_begin(net, **kwargs)
+
     def get_params_for_optimizer(
         self, prefix: str, named_parameters: Any
     ) -> tuple[Any, dict[str, Any]]:
@@ -439,6 +470,7 @@ class SoftRankNet(NeuralNetClassifier):
         See :meth:`skorch.NeuralNet.fit_loop` for the parameters.
         """
         epochs = self.max_epochs if epochs is None else epochs
+        self._build_deferred_optimizer()
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"precision must be one of {PRECISIONS}, got {self.precision!r}. Use "
