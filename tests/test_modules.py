@@ -19,6 +19,7 @@ from sksoftrank.modules._layers import (
     ACTIVATIONS,
     AUGMENTATIONS,
     Dropout,
+    Linear,
     borrowed_globals,
 )
 from sksoftrank.modules._mlp import NORMALIZATIONS
@@ -212,7 +213,7 @@ def test_dropout_layers_follow_the_probability():
 def test_normalization_precedes_each_activation(name):
     module = MLP(4, 3, (8, 6), normalization=name, dropout=0.1, random_state=0)
     kinds = [type(layer) for layer in module.body]
-    assert kinds == [nn.Linear, NORMALIZATIONS[name], nn.ReLU, Dropout] * 2
+    assert kinds == [Linear, NORMALIZATIONS[name], nn.ReLU, Dropout] * 2
 
 
 def test_normalization_takes_the_scale_of_rows_or_columns_away():
