@@ -247,10 +247,14 @@ class SoftRankNet(NeuralNetClassifier):
             self._build_deferred_optimizer()
         return super().set_params(**params)
 
-    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
-        """Build the optimizer if that was put off; see skorch."""
-        self._build_deferred_optimizer()
-        super().on_train_begin(net, **kwargs)
+    def __getattr__(self, name: str) -> Any:
+        # Of what is not there: a deferred optimizer comes when it is asked for.
+        if name == "optimizer_" and self.__dict__.get("defers_optimizer_", False):
+            self._build_deferred_optimizer()
+            return self.optimizer_
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}"
+        )
 
     def get_params_for_optimizer(
         self, prefix: str, named_parameters: Any
