@@ -715,8 +715,8 @@ def test_threshold_holds_for_new_rows_in_many_columns(method):
     Z, y = draw(n=240, width=120)
     detector = OODDetector(plain(120, 3), method).fit(Z, y)
     new, _ = draw(n=2000, width=120, seed=1)
-    # Standard error 1.5 %, and statistics of four fifths of the rows reject less.
-    assert 0.9 < (detector.predict(new) == 1).mean() <= 1.0
+    # Four standard errors of 1.5 %; statistics of four fifths of the rows reject less.
+    assert 0.89 < (detector.predict(new) == 1).mean() <= 1.0
 
 
 def test_knn_threshold_holds_for_new_rows():

@@ -34,7 +34,8 @@ CONFIGURATIONS = {
         "max_epochs": 30,
     },
     "dropout": {"dropout": 0.2},
-    "early_stopping": {"early_stopping": True},
+    # A few rows decide when to stop: before that the steps must have led somewhere.
+    "early_stopping": {"early_stopping": True, "learning_rate": 0.01},
     "sgd": {"optimizer": "sgd"},
 }
 
@@ -80,7 +81,9 @@ ESTIMATORS = {
         temperature=[1.0, 10.0],
         embedding="concatenated",
     ),
-    "module": SoftRankClassifier(MLP, {"hidden_layer_sizes": (16,)}, **QUICK),
+    "module": SoftRankClassifier(
+        MLP, {"hidden_layer_sizes": (16,)}, **{**QUICK, "max_epochs": 50}
+    ),
     "module without a protocol": SoftRankClassifier(PlainNetwork, **QUICK),
     "cnn with batch norm": SoftRankCNNClassifier((16, 32), **QUICK),
     "cnn with group norm": SoftRankCNNClassifier(

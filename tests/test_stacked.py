@@ -504,7 +504,7 @@ def test_a_row_that_would_be_left_alone_joins_the_last_batch(n, is_replayed):
             problem(n - less, 4, 3, 0),
             0,
             2,
-            [1e-3] * 2,
+            [1e-4] * 2,
             (6,),
             "tanh",
             0.0,

@@ -230,7 +230,11 @@ def test_workers_of_a_dataloader_share_the_rows():
 
 def test_a_dataloader_gives_single_precision_as_memory_does(blobs):
     X, y = blobs
-    clf = make(net_params={"iterator_train__num_workers": 0}, class_weight={0: 2.0})
+    clf = make(
+        net_params={"iterator_train__num_workers": 0},
+        class_weight={0: 2.0},
+        learning_rate=0.02,
+    )
     assert clf.fit(X, y).score(X, y) > 0.5
     (x, _), *_ = make_batches(InMemoryDataset(X, y), 4, num_workers=0)
     assert x.dtype == torch.float32
@@ -302,7 +306,8 @@ def test_a_stream_trains_as_arrays_do(blobs, tmp_path, kind):
 def test_a_long_stream_sorted_by_class_is_learned(blobs):
     X, y = blobs
     X, y = np.repeat(X, 3, axis=0), np.repeat(y, 3)
-    clf = make(batch_size=4, max_epochs=8).fit(Rows(X, y))  # A buffer of 128 of 360.
+    # A buffer of 128 of 360.
+    clf = make(batch_size=4, max_epochs=8, learning_rate=0.01).fit(Rows(X, y))
     assert clf.score(X, y) > 0.9
 
 
@@ -677,7 +682,7 @@ def test_columns_of_one_name(blobs):
 
 def test_partial_fit_takes_chunks_and_streams_by_turns(blobs):
     X, y = blobs
-    clf, expected = make(), make()
+    clf, expected = make(learning_rate=0.01), make(learning_rate=0.01)
     clf.partial_fit(Rows(X, y), classes=[0, 1, 2, 3])
     expected.partial_fit(X, y, classes=[0, 1, 2, 3])
     for _ in range(5):

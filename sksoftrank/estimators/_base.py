@@ -54,6 +54,9 @@ from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stopping import BestEpoch, interruption
 
 Array = npt.NDArray[Any]
+# Of so few rows, or of no more than a batch, equal ones are merged: a weight is then
+# repetition to the last bit, and not only over many steps.
+MERGED_ROWS = 64
 # rank_ counts the singular values above this share of the largest.
 RANK_TOL = 1e-2
 
@@ -442,7 +445,8 @@ class BaseSoftRankClassifier(Inference):
         sample_weight: npt.ArrayLike | None,
     ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
         """Return rows, codes and weights, None where all are equal."""
-        if X.shape[0] > self.batch_size and sample_weight is self.class_weight is None:
+        n_merged = max(self.batch_size, MERGED_ROWS)
+        if X.shape[0] > n_merged and sample_weight is self.class_weight is None:
             return X, codes, None
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -460,7 +464,7 @@ class BaseSoftRankClassifier(Inference):
         kept = weight > 0
         if not kept.all():
             X, codes, weight = X[kept], codes[kept], weight[kept]
-        if X.shape[0] <= self.batch_size:
+        if X.shape[0] <= n_merged:
             X, codes, weight = merge_duplicates(X, codes, weight)
         if (weight == weight[0]).all():
             return X, codes, None
