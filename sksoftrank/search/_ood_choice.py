@@ -43,8 +43,8 @@ class Outcome:
 
     @property
     def id_score(self) -> float:
-        """Mean in-distribution score."""
-        return float(self.id.mean())
+        """Mean in-distribution score, rounded."""
+        return rounded(float(self.id.mean()))
 
     def domain_scores(self) -> FloatArray:
         """Return the mean score on each domain (domains,)."""
@@ -52,9 +52,9 @@ class Outcome:
         return means
 
     def ood_score(self, aggregate: str) -> float:
-        """Return the mean over domains, or the worst domain's mean."""
+        """Return the mean over domains, or the worst domain's mean, rounded."""
         means = self.domain_scores()
-        return float(means.min() if aggregate == "worst" else means.mean())
+        return rounded(float(means.min() if aggregate == "worst" else means.mean()))
 
 
 @dataclass
@@ -77,9 +77,7 @@ def paired_gain(
     each replicate and part; likewise of the mean where the domains are no sample, as
     long as there are two replicates. With less than two pairs the error is NaN.
     """
-    gain = rounded(candidate.ood_score(aggregate)) - rounded(
-        baseline.ood_score(aggregate)
-    )
+    gain = candidate.ood_score(aggregate) - baseline.ood_score(aggregate)
     a, b = candidate.ood[..., None], baseline.ood[..., None]
     if candidate.parts is not None and baseline.parts is not None:
         a, b = candidate.parts, baseline.parts
@@ -142,10 +140,7 @@ def pareto_front(outcomes: Sequence[Outcome], aggregate: str) -> list[int]:
     Larger scores out of and in distribution, and fewer columns, are better.
     """
     points = np.array(
-        [
-            [rounded(o.ood_score(aggregate)), rounded(o.id_score), -o.n_components]
-            for o in outcomes
-        ]
+        [[o.ood_score(aggregate), o.id_score, -o.n_components] for o in outcomes]
     )
     return [
         place
@@ -195,12 +190,12 @@ def choose(
     best_id = max(outcome.id_score for outcome in outcomes)
     least_id = rounded(best_id - id_tolerance)
     places = range(len(outcomes))
-    feasible = [k for k in places if rounded(outcomes[k].id_score) >= least_id]
+    feasible = [k for k in places if outcomes[k].id_score >= least_id]
     # Tuned as anybody would: a rate picked by the score under the shift is a choice
     # like any other, and must prove itself.
     baseline = max(
         (k for k in places if outcomes[k].is_baseline),
-        key=lambda k: (rounded(outcomes[k].id_score), -k),
+        key=lambda k: (outcomes[k].id_score, -k),
         default=None,
     )
     others = [k for k in feasible if k != baseline]
@@ -267,8 +262,8 @@ def _preference(
     outcome = outcomes[place]
     size = outcome.n_components
     return (
-        rounded(outcome.ood_score(aggregate)),
-        rounded(outcome.id_score),
+        outcome.ood_score(aggregate),
+        outcome.id_score,
         -math.inf if math.isnan(size) else -size,
         -place,
     )

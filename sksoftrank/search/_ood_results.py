@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection._search import _yield_masked_array_for_each_param
 
-from sksoftrank.search._ood_choice import Outcome, choose, pareto_front, rounded
+from sksoftrank.search._ood_choice import Outcome, choose, pareto_front
 from sksoftrank.search._ood_fits import TrialScores
 from sksoftrank.search._ood_space import Params, Space, stable_repr
 from sksoftrank.search._ood_splits import Plan
@@ -94,8 +94,7 @@ def make_columns(
     columns["id_score"] = np.array([o.id_score if o else np.nan for o in outcomes])
     # Those without a score come last.
     filled = np.where(np.isnan(scores), -np.inf, scores)
-    order = -np.array([rounded(score) for score in filled.tolist()])
-    columns["rank_ood_score"] = rankdata(order, method="min").astype(np.int32)
+    columns["rank_ood_score"] = rankdata(-filled, method="min").astype(np.int32)
     for column, key in (
         ("n_components", "n_components"),
         ("rank", "rank"),
