@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
@@ -602,6 +603,34 @@ def test_numbers_and_dates_in_columns_of_objects_are_no_categories(make, table):
     dates = pd.Series(pd.date_range("2024", periods=len(frame))).dt.date
     with pytest.raises(ValueError, match="must hold numbers in the columns that are"):
         make().fit(frame.assign(number=dates), y)
+
+
+@tabular
+@pytest.mark.parametrize("output", ["pandas", "polars"])
+def test_categories_under_an_output_set_for_all_transformers(make, output):
+    rng = np.random.default_rng(0)
+    y = np.tile([0, 1, 2], 400)
+    # So many that rows are kept sparse, where there is a column for each.
+    frame = pd.DataFrame({"kind": [f"k{i % 600}" for i in range(1200)]})
+    frame["x"] = rng.standard_normal(1200)
+    expected = make(max_epochs=1).fit(frame, y)
+    with config_context(transform_output=output):
+        clf = make(max_epochs=1).fit(frame, y)
+        np.testing.assert_array_equal(
+            clf.predict_proba(frame), expected.predict_proba(frame)
+        )
+
+
+@tabular
+def test_times_and_numbers_that_are_none_are_refused_in_polars_too(make, table):
+    frame, y = table
+    X = pl.DataFrame(frame.to_dict("list"))
+    days = pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 4, 29), eager=True)
+    for column in (days, days.cast(pl.Datetime), days - days[0]):
+        with pytest.raises(ValueError, match=r"times and dates in \['number'\]"):
+            make().fit(X.with_columns(number=column), y)
+    with pytest.raises(ValueError, match="complex"):
+        make().fit(frame.assign(number=1j), y)
 
 
 def test_a_token_for_each_column_a_number_for_each_category(table):

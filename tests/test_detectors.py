@@ -719,6 +719,19 @@ def test_threshold_holds_for_new_rows_in_many_columns(method):
     assert 0.89 < (detector.predict(new) == 1).mean() <= 1.0
 
 
+@pytest.mark.parametrize("n", [6, 10, 11])
+@pytest.mark.parametrize("method", ["vim", "residual"])
+def test_few_rows_do_not_reject_all_new_ones(method, n):
+    shares = []
+    for seed in range(10):
+        Z, y = draw(n=n, width=12, seed=seed)
+        detector = OODDetector(plain(12, 3), method).fit(Z, y)
+        new, _ = draw(n=500, width=12, seed=100 + seed)
+        shares.append((detector.predict(new) == 1).mean())
+    # The least of n scores is below a new one's in n of n + 1 cases.
+    assert np.mean(shares) > 0.6
+
+
 def test_knn_threshold_holds_for_new_rows():
     """With one neighbour, rows of the bank would have a distance of zero."""
     Z, _ = draw(n=2000)

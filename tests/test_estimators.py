@@ -20,7 +20,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -725,6 +725,22 @@ def test_weight_decay_reaches_an_optimizer_of_net_params(blobs):
             {"callbacks": [("mine", LRScheduler())]},
             "lr_schedule must be 'constant' where callbacks hold an LRScheduler",
         ),
+        (
+            {"callbacks": [EarlyStopping()], "early_stopping": True},
+            "early_stopping must be False where callbacks hold an EarlyStopping",
+        ),
+        (
+            {"callbacks": [("stop", EarlyStopping())]},
+            "must not monitor 'valid_loss' without rows to validate on",
+        ),
+        (
+            {"net_params": {"callbacks__early_stopping": None}},
+            "callbacks__early_stopping",
+        ),
+        ({"net_params": {"callbacks__lr_schedule": None}}, "callbacks__lr_schedule"),
+        ({"net_params": {"optimizer": "adam"}}, "a class such as .*got 'adam'"),
+        ({"net_params": {"optimizer": None}}, "a class such as .*got None"),
+        ({"net_params": {"compile__mode": "default"}}, "compile must be True where"),
     ],
 )
 def test_what_is_given_twice_or_without_effect_is_refused(blobs, params, message):
@@ -888,6 +904,30 @@ def test_divergence_leaves_the_fitted_estimator_as_it_was(blobs):
         with pytest.raises(FloatingPointError, match="learning rate"):
             method(X, y)
         np.testing.assert_array_equal(clf.predict_proba(X), before)
+
+
+@pytest.mark.parametrize("callbacks", [None, [Callback()]], ids=["stack", "skorch"])
+def test_a_last_step_that_diverges_is_seen(blobs, callbacks):
+    X, y = blobs
+    # One step: the loss before it is that of the initial weights.
+    params = {"batch_size": 120, "max_epochs": 1, "callbacks": callbacks}
+    clf = make(**params).fit(X, y)
+    before = clf.predict_proba(X)
+    clf.set_params(learning_rate=1e30, optimizer="sgd", lr_schedule="constant")
+    for method in (clf.fit, clf.partial_fit):
+        with pytest.raises(FloatingPointError, match="learning rate"):
+            method(X, y)
+        np.testing.assert_array_equal(clf.predict_proba(X), before)
+
+
+def test_the_best_of_a_callback_counts_where_its_weights_are_kept(blobs):
+    X, y = blobs
+    clf = make(
+        temperature=ExponentialTemperature(1.0, 30.0),
+        max_epochs=12,
+        callbacks=[EarlyStopping(monitor="train_loss", patience=3)],
+    ).fit(X, y)
+    assert clf.temperature_ == clf.history_[-1]["temperature"]
 
 
 def test_prediction_checks_its_input(blobs):

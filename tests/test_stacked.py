@@ -1,6 +1,7 @@
 """The stacked engine: every member ends where it would have ended alone."""
 
 import copy
+import threading
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ from sksoftrank.training import (
 )
 from sksoftrank.training._stacked import network_bytes, stack_size
 from sksoftrank.training._stopping import BestEpoch
+from sksoftrank.training._threads import threads_for
 
 pytestmark = pytest.mark.kernels
 N_EPOCHS = 5
@@ -956,6 +958,31 @@ def n_product_threads():
     return {
         pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
     }
+
+
+def test_trainings_in_several_threads_give_the_threads_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    is_in, is_out = threading.Event(), threading.Event()
+    after = []
+
+    def second():
+        assert is_in.wait(10)
+        train_stack([plain_member(1, on_epoch=lambda _: is_out.wait(10))])
+        after.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=second)
+    try:
+        thread.start()
+        with threads_for(64):
+            is_in.set()
+        assert torch.get_num_threads() == 2
+        is_out.set()
+        thread.join()
+        assert after == [2]
+    finally:
+        is_out.set()
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("width", "expected"), [(8, {1}), (512, None)])

@@ -231,8 +231,10 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         method = METHODS[self.method]()
         rows = Rows.seen_by(classifier, X, self.method)
         codes = self._codes(classifier, X, y) if method.uses_labels else None
-        method.fit(rows, codes, self)
-        scores = method.score_as_new(rows, codes, self)
+        # What vanishes, such as the probability of a class, is zero.
+        with np.errstate(under="ignore"):
+            method.fit(rows, codes, self)
+            scores = method.score_as_new(rows, codes, self)
         self.estimator_ = classifier
         self.offset_ = _offset(scores, 1.0 - self.contamination, rows.eps)
         self._method, self._head = method, rows.known_head
@@ -292,7 +294,8 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         rows = Rows.seen_by(self.estimator_, X, self._method.name, self._head)
-        return self._method.score(rows)
+        with np.errstate(under="ignore"):
+            return self._method.score(rows)
 
     def decision_function(self, X: Any) -> FloatArray:
         """Return the score less the threshold.

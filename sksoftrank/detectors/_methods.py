@@ -52,11 +52,11 @@ class Method(ABC):
         """Return scores that the rows of `fit` might have if they were new."""
         scores = self.score(rows)
         n = len(scores)
-        if not self.is_optimistic or n <= 2 * _FOLDS:
+        if not self.is_optimistic:
             return scores
         # Each part by the statistics of the others. Shuffled: rows may come by class.
         order = np.random.default_rng(0).permutation(n)
-        for part in np.array_split(order, _FOLDS):
+        for part in np.array_split(order, _n_parts(n)):
             others = np.setdiff1d(order, part)
             method = type(self)()
             try:
@@ -76,9 +76,12 @@ class Method(ABC):
 def _n_others(rows: Rows) -> int:
     """Return how many rows, at the least, statistics for the threshold come from."""
     n = len(rows.features)
-    if rows.whole is not None or n <= 2 * _FOLDS:
-        return n
-    return n - -(-n // _FOLDS)
+    return n if rows.whole is not None else n - -(-n // _n_parts(n))
+
+
+def _n_parts(n: int) -> int:
+    """Return into how many parts rows are cut; few rows are left out one by one."""
+    return _FOLDS if n > 2 * _FOLDS else n
 
 
 class _MSP(Method):
@@ -262,7 +265,11 @@ class _NECO(Method):
     def fit(self, rows: Rows, codes: Codes | None, options: Options) -> None:
         # As in the code of the paper: its equation has neither scaling nor logit.
         self.start = rows.features[0]  # Constant columns are then zero, unrounded.
-        self.scaler = StandardScaler().fit(rows.features - self.start)
+        self.scaler = (
+            StandardScaler()
+            .set_output(transform="default")
+            .fit(rows.features - self.start)
+        )
         variances, directions = _spectrum(
             self.scaler.transform(rows.features - self.start),
             0.0,

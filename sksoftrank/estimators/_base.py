@@ -303,7 +303,11 @@ class BaseSoftRankClassifier(Inference):
             net.temperature_ = member.temperatures[member.kept_epoch - 1]
         else:
             for _, callback in net.callbacks_:
-                if isinstance(callback, EarlyStopping) and callback.best_epoch_:
+                if (
+                    isinstance(callback, EarlyStopping)
+                    and callback.load_best
+                    and callback.best_epoch_
+                ):
                     best = net.history[callback.best_epoch_ - 1]
                     net.temperature_ = best["temperature"]
         self._finish(net, history=[])

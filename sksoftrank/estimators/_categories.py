@@ -129,7 +129,7 @@ class CategoryEncoder:
             unknown_value=-1,
             encoded_missing_value=-2,
             min_frequency=1 if self.handle_unknown == "error" else 2,
-        )
+        ).set_output(transform="default")
         try:
             encoder.fit(_as_categories(self._columns(X, self._categorical)))
         except TypeError as error:  # They can't be sorted.
@@ -178,11 +178,21 @@ class CategoryEncoder:
             [codes == -2, is_unknown | (codes == n)], [n + 1.0, 0.0], codes + 1
         )
 
+    def _check_dtypes(self, X: Any) -> None:
+        if not nw.dependencies.is_into_dataframe(X):
+            return
+        # By their types: what polars makes an array of are numbers.
+        dtypes = nw.from_native(X).schema.dtypes()
+        temporal = [k for k in self._numeric if dtypes[k].is_temporal()]
+        if temporal:
+            raise TypeError(f"times and dates in {self._names(X, temporal)}")
+
     def _numbers(self, X: Any) -> npt.NDArray[np.float64]:
         values = self._columns(X, self._numeric)
         try:
-            if values.dtype.kind in "mM":
-                raise TypeError("times and dates")
+            self._check_dtypes(X)
+            if values.dtype.kind == "c":
+                raise TypeError("complex numbers")
             if values.dtype == object:
                 values = _as_categories(values)
             numbers = values.astype(np.float64)
@@ -218,11 +228,12 @@ class OneHotCategories(CategoryEncoder):
             for n, has_rest in zip(self.cardinalities, self._has_rest, strict=True)
         ]
         self._n_ones = sum(map(len, codes))
-        self._one_hot = OneHotEncoder(
+        one_hot = OneHotEncoder(
             categories=codes,
             handle_unknown="ignore",
             sparse_output=self.n_columns > _DENSE_COLUMNS,
-        ).fit(np.zeros((1, len(codes))))
+        ).set_output(transform="default")
+        self._one_hot = one_hot.fit(np.zeros((1, len(codes))))
         return self
 
     @property

@@ -27,7 +27,7 @@ from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._data import Rows, draw_seeds, make_dataset, sample_rows
 from sksoftrank.estimators._mlp import SoftRankMLPClassifier
-from sksoftrank.estimators._sources import is_stream, read_labels
+from sksoftrank.estimators._sources import as_frame, is_stream, read_labels
 from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.training import InMemoryDataset, StopFlag, StreamDataset
@@ -184,6 +184,9 @@ class SoftRankEnsembleClassifier(
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> None:
+        if not is_stream(X, y):  # Once for all members.
+            takes_text = getattr(self._base(), "categorical_features", None) is not None
+            X = as_frame(X, numeric=not takes_text)
         # All members read their input alike: the first to do so is none of them.
         reader = clone(self._base())
         reader._validate_params()
@@ -339,7 +342,8 @@ class SoftRankEnsembleClassifier(
         ndarray of shape (n_samples, n_classes)
             In [0, 0.5]; higher where the members disagree.
         """
-        return self._member_probabilities(X).std(axis=0)
+        with np.errstate(under="ignore"):  # Of members that agree.
+            return self._member_probabilities(X).std(axis=0)
 
     def predict(self, X: npt.ArrayLike) -> Array:
         """Return the class of the highest mean probability.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from skorch.callbacks import GradientNormClipping, LRScheduler
+from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -36,8 +36,14 @@ RESERVED = {
     *("precision", "compile", "criterion__label_smoothing"),
     *("criterion__temperature", "optimizer__lr", "optimizer__weight_decay"),
     *("iterator_train__batch_size", "iterator_train__random_state"),
-    "iterator_train__min_batch_size",
+    *("iterator_train__min_batch_size", "dataset", "predict_nonlinearity"),
 }
+# What its names begin with.
+RESERVED_PREFIXES = (
+    "module__",
+    *(f"callbacks__{name}" for name in ("early_stopping", "lr_schedule")),
+    "callbacks__max_grad_norm",
+)
 
 
 class NetRecipe(BaseEstimator, ABC):
@@ -194,15 +200,29 @@ class NetRecipe(BaseEstimator, ABC):
         """Refuse what is given twice, or would be without effect."""
         given = self.net_params or {}
         reserved = {
-            name for name in given if name in RESERVED or name.startswith("module__")
+            name
+            for name in given
+            if name in RESERVED or name.startswith(RESERVED_PREFIXES)
         }
         if reserved:
             raise ValueError(
                 f"net_params must leave {sorted(reserved)} to the estimator, got "
                 f"{self.net_params!r}. Use the estimator's own parameters for these."
             )
-        instances = [c[1] if isinstance(c, tuple) else c for c in self.callbacks or []]
+        instances = [c[-1] if isinstance(c, tuple) else c for c in self.callbacks or []]
         for callback in instances:
+            monitor = getattr(callback, "monitor", None)
+            if isinstance(callback, EarlyStopping) and self.early_stopping:
+                raise ValueError(
+                    "early_stopping must be False where callbacks hold an "
+                    "EarlyStopping, got True. Remove one of them."
+                )
+            if str(monitor).startswith("valid_") and not self.early_stopping:
+                raise ValueError(
+                    f"callbacks must not monitor {monitor!r} without rows to validate "
+                    f"on, got {callback!r}. Set early_stopping=True, or monitor "
+                    "'train_loss'."
+                )
             if not hasattr(callback, "on_epoch_end"):
                 raise ValueError(
                     "callbacks must hold callbacks of skorch, or pairs of a name and a "
@@ -216,9 +236,19 @@ class NetRecipe(BaseEstimator, ABC):
                 f"whose rates it would replace, got {self.lr_schedule!r}. Set it to "
                 "'constant', or remove the callback."
             )
-        optimizer = given.get("optimizer")
-        if optimizer is None:
+        if not self.compile and any(name.startswith("compile__") for name in given):
+            raise ValueError(
+                "compile must be True where net_params say how to, got False and "
+                f"{self.net_params!r}. Set it to True, or remove them."
+            )
+        if "optimizer" not in given:
             return
+        optimizer = given["optimizer"]
+        if not callable(optimizer):
+            raise ValueError(
+                "net_params must give optimizer a class such as torch.optim.RMSprop, "
+                f"got {optimizer!r}. Import it from torch.optim."
+            )
         signature = inspect.signature(type(self).__init__)
         default = signature.parameters["optimizer"].default
         if self.optimizer != default:

@@ -141,7 +141,7 @@ def _readable(column: Any, name: str, numeric: bool) -> Any:
     if not (types.is_integer(kind) or types.is_floating(kind)):
         raise ValueError(
             f"X must hold numeric columns, got {name!r} of type {kind}. Encode or drop "
-            "it, or make categories of text."
+            "it, or pass a Table in memory with an array y, whose text is categories."
         )
     return column
 

@@ -4,10 +4,13 @@ import os
 
 import torch
 
+from sksoftrank.training._threads import forget_trainings
+
 
 def _compute_alone() -> None:
     # OpenMP's threads are the parent's, and a child that asks for them waits forever.
     torch.set_num_threads(1)
+    forget_trainings()
 
 
 if hasattr(os, "register_at_fork"):

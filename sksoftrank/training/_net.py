@@ -399,11 +399,22 @@ class SoftRankNet(NeuralNetClassifier):
             total += value * size
             n_rows += size
             n_batches += 1
+        if n_batches and self.n_epochs_finished_ + 1 == len(self.temperatures_):
+            self._check_last_step(x)
         # One record for the epoch, in the shape that skorch's callbacks read.
         self.history.new_batch()
         self.history.record_batch(f"{prefix}_loss", total / n_rows)
         self.history.record_batch(f"{prefix}_batch_size", n_rows)
         self.history.record(f"{prefix}_batch_count", n_batches)
+
+    def _check_last_step(self, x: Any) -> None:
+        """Refuse logits that are not finite: no loss sees what the last step does."""
+        self._set_training(False)
+        with torch.no_grad(), autocast(self.precision, self.device):
+            output = self.module_(**x) if isinstance(x, dict) else self.module_(x)
+        logits = output[0] if isinstance(output, tuple) else output
+        if not logits.isfinite().all():
+            self._raise_divergence(torch.tensor(math.nan))
 
     def _run_validation(
         self, iterator: Any, prefix: str, step_fn: Any, **params: Any

@@ -36,17 +36,20 @@ def matmul_precision(
     def is_free() -> bool:
         return all(own[0] == ident or own[1] == short for ident, short in _trainings)
 
-    with _ended:
-        _ended.wait_for(is_free)
-        if not _trainings:
-            _before[:] = _read_switches()
-        _trainings.append(own)
-        _set_switches()
+    is_counted = False
     try:
+        with _ended:
+            _ended.wait_for(is_free)
+            if not _trainings:
+                _before[:] = _read_switches()
+            _trainings.append(own)
+            is_counted = True
+            _set_switches()
         yield
     finally:
         with _ended:
-            _trainings.remove(own)
+            if is_counted:
+                _trainings.remove(own)
             _set_switches()
             _ended.notify_all()
 

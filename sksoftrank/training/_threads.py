@@ -17,9 +17,11 @@ from threadpoolctl import ThreadpoolController
 _WIDE_LAYER = 1 << 18
 
 # numpy's threads are one number for all trainings: the first to come holds them, the
-# last lets them go.
+# last lets them go. torch's are each thread's own, but a new thread begins with the
+# number that was set last.
 _lock = Lock()
 _n_trainings = 0
+_granted = 1
 _limits: list[Any] = []
 
 
@@ -36,16 +38,18 @@ def threads_for(n_weights: int) -> Iterator[None]:
     ----------
     n_weights : int
         Of the widest layer. The number follows from this and from the threads granted
-        to torch, never from how busy the machine is.
+        to torch, never from how busy the machine is. Trainings at the same time share
+        that of the first.
     """
-    global _n_trainings
-    granted = torch.get_num_threads()
-    torch.set_num_threads(1)
+    global _n_trainings, _granted
     with _lock:
         if _n_trainings == 0:
-            n_threads = granted if n_weights >= _WIDE_LAYER else 1
+            _granted = torch.get_num_threads()
+            n_threads = _granted if n_weights >= _WIDE_LAYER else 1
             _limits.append(_products().limit(limits=n_threads))
         _n_trainings += 1
+        granted = _granted
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -54,3 +58,10 @@ def threads_for(n_weights: int) -> Iterator[None]:
             if _n_trainings == 0:
                 _limits.pop().restore_original_limits()
         torch.set_num_threads(granted)
+
+
+def forget_trainings() -> None:
+    """Forget the trainings of a forked child's parent, which go on without it."""
+    global _lock, _n_trainings
+    _lock, _n_trainings = Lock(), 0
+    _limits.clear()
