@@ -724,9 +724,9 @@ def test_threshold_holds_for_new_rows_in_many_columns(method):
 def test_few_rows_do_not_reject_all_new_ones(method, n):
     shares = []
     for seed in range(10):
-        Z, y = draw(n=n, width=12, seed=seed)
+        Z, y = draw(n=n, width=12, seed=seed, distance=10.0)
         detector = OODDetector(plain(12, 3), method).fit(Z, y)
-        new, _ = draw(n=500, width=12, seed=100 + seed)
+        new, _ = draw(n=500, width=12, seed=100 + seed, distance=10.0)
         shares.append((detector.predict(new) == 1).mean())
     # The least of n scores is below a new one's in n of n + 1 cases.
     assert np.mean(shares) > 0.6
