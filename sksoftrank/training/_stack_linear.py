@@ -70,7 +70,7 @@ class NumpyLinear:
     def backward(self) -> None:
         np.matmul(self.y_grad_t, self.x, out=self.weight_grad)
         if self.bias_grad is not None:
-            # A sum over rows, several times as fast as numpy's.
+            # A sum over rows, twice as fast as numpy's own.
             np.matmul(self.ones, self.y_grad, out=self.bias_grad)
         if self.x_grad is not None:
             np.matmul(self.y_grad, self.weight, out=self.x_grad)
