@@ -942,6 +942,8 @@ def test_prediction_checks_its_input(blobs):
         clf.compress(X, y + 1)
     with pytest.raises(ValueError, match="single precision"):
         clf.compress(with_value(X, 1e39), y)
+    with pytest.raises(ValueError, match="'compression_tol' parameter of compress"):
+        clf.compress(X, y, compression_tol=3)
     for method in ("predict", "predict_proba", "transform", "embed", "compress"):
         with pytest.raises(ValueError, match="6 features"):
             getattr(clf, method)(X[:, :5])
@@ -973,6 +975,14 @@ def test_batch_normalization_needs_two_rows_beside_those_held_out(blobs):
     clf = make(normalization="batch", early_stopping=True, validation_fraction=0.75)
     with pytest.raises(ValueError, match=r"1 rows of X .to train on"):
         clf.fit(X[rows], y[rows])
+
+
+def test_weights_whose_sum_overflows_are_weights(blobs):
+    X, y = blobs
+    weight = np.random.default_rng(0).integers(1, 4, len(X)).astype(float)
+    clf, expected = make().fit(X, y, 4e307 * weight), make().fit(X, y, weight)
+    np.testing.assert_allclose(weights(clf), weights(expected), rtol=1e-5)
+    assert clf.n_components_ == expected.n_components_
 
 
 def test_a_weight_is_repetition_for_few_rows_in_small_batches():

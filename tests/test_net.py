@@ -487,6 +487,12 @@ def test_groups_of_ones_own_keep_their_weight_decay():
     assert len(decays) == 6
 
 
+def test_a_net_trains_where_gradients_are_switched_off(blobs):
+    with torch.no_grad():
+        net = make_net().fit(*blobs)
+    assert torch.equal(weights(net), weights(make_net().fit(*blobs)))
+
+
 # -- Types of rows and labels ----------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from sklearn.base import _fit_context
 from sklearn.utils import Tags, compute_class_weight
+from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
     check_classification_targets,
@@ -472,7 +473,7 @@ class BaseSoftRankClassifier(Inference):
             X, codes, weight = merge_duplicates(X, codes, weight)
         if (weight == weight[0]).all():
             return X, codes, None
-        return X, codes, weight
+        return X, codes, weight / weight.max()  # Sums of the largest would overflow.
 
     def _all_weightless(self) -> ValueError:
         return ValueError(
@@ -622,6 +623,15 @@ class BaseSoftRankClassifier(Inference):
             For parameters or data out of range; the estimator keeps its basis.
         """
         check_is_fitted(self)
+        tol = self.compression_tol if compression_tol is None else compression_tol
+        validate_parameter_constraints(
+            {
+                name: self._parameter_constraints[name]
+                for name in ("n_components", "compression_tol")
+            },
+            {"n_components": n_components, "compression_tol": tol},
+            caller_name="compress",
+        )
         X = as_frame(X, self._columns(X), numeric=not self._has_categories)
         if is_stream(X):
             raise ValueError(
@@ -638,7 +648,6 @@ class BaseSoftRankClassifier(Inference):
             weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-        tol = self.compression_tol if compression_tol is None else compression_tol
         self._fit_compressor(X, codes, weight, n_components, tol)
         return self
 

@@ -498,7 +498,7 @@ class SoftRankNet(NeuralNetClassifier):
             tensor.detach().clone() for tensor in self.module_.state_dict().values()
         ]
         try:
-            with matmul_precision(self.precision, self.device):
+            with torch.enable_grad(), matmul_precision(self.precision, self.device):
                 super().fit_loop(X, y, epochs=epochs, **params)
         except KeyboardInterrupt:
             # skorch's callbacks stop a training by raising this too.
