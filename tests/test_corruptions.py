@@ -106,7 +106,8 @@ def test_in_a_pipeline():
 @every_kind
 @pytest.mark.parametrize("severity", [1, 5])
 def test_shape_dtype_and_range_are_kept(kind, severity):
-    X = images()
+    # The same numbers in both precisions: a rounding can change a count of photons.
+    X = images().astype(np.float32).astype(np.float64)
     copy = X.copy()
     double = corrupt(kind, X, severity)
     np.testing.assert_array_equal(X, copy)

@@ -36,7 +36,7 @@ CONFIGURATIONS = {
     "dropout": {"dropout": 0.2},
     # A few rows decide when to stop: before that the steps must have led somewhere.
     "early_stopping": {"early_stopping": True, "learning_rate": 0.01},
-    "sgd": {"optimizer": "sgd"},
+    "sgd": {"optimizer": "sgd", "max_epochs": 50},
 }
 
 
