@@ -295,7 +295,8 @@ def test_number_of_threads_gives_the_same_numbers(digits):
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(results[0][0], results[1][0])
-    np.testing.assert_array_equal(results[0][1], results[1][1])
+    # Training takes one thread, but the products of many rows two.
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
