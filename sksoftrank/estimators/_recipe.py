@@ -226,7 +226,7 @@ class NetRecipe(BaseEstimator, ABC):
             if not hasattr(callback, "on_epoch_end"):
                 raise ValueError(
                     "callbacks must hold callbacks of skorch, or pairs of a name and a "
-                    f"callback, got {callback!r}. Use e.g. skorch.callbacks.Checkpoint."
+                    f"callback, got {callback!r}. Use e.g. skorch's EpochTimer()."
                 )
         if self.lr_schedule != "constant" and any(
             isinstance(callback, LRScheduler) for callback in instances
