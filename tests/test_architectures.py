@@ -36,6 +36,7 @@ from sksoftrank import (
 from sksoftrank.estimators._categories import OneHotCategories
 from sksoftrank.modules import MLP
 from sksoftrank.rank import effective_rank
+from sksoftrank.training._grouping import stack_size
 
 FAST = {"max_epochs": 3, "batch_size": 32, "learning_rate": 0.01, "random_state": 0}
 
@@ -294,7 +295,7 @@ def test_searches(make, images):
     np.testing.assert_array_equal(
         plain.cv_results_["mean_test_score"], stacked.cv_results_["mean_test_score"]
     )
-    assert type(make()).__name__ in stacked.fallback_reason_
+    assert "is not a plain MLP" in stacked.fallback_reason_
     assert "4 of 4 fits" in stacked.fallback_reason_
 
 
@@ -866,11 +867,11 @@ def test_stacks_of_categories(table, monkeypatch):
         "categorical_features": ["from_dtype", ["text", "flag", "number"]],
     }
     told = []
-    stack_size = SoftRankMLPClassifier._stack_size
     monkeypatch.setattr(
-        SoftRankMLPClassifier,
-        "_stack_size",
-        lambda self, n, *rest: told.append(n) or stack_size(self, n, *rest),
+        "sksoftrank.search._fits.stack_size",
+        lambda net, *rest: (
+            told.append(net.module__n_features) or stack_size(net, *rest)
+        ),
     )
     X, options = frame.round({"number": 0}), {"cv": 2, "error_score": -1.0}
     with warnings.catch_warnings():

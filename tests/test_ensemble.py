@@ -20,11 +20,11 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import sksoftrank.estimators._base
 from sksoftrank import (
     SoftRankCNNClassifier,
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
+    SoftRankNet,
     SoftRankTransformerClassifier,
 )
 from sksoftrank.losses import LinearTemperature
@@ -419,18 +419,6 @@ def test_members_take_frames_with_categories(table, estimator, form, n_jobs):
     assert vars(ensemble) == before
 
 
-def test_a_stack_is_sized_for_encoded_columns(table, monkeypatch):
-    told = []
-    stack_size = SoftRankMLPClassifier._stack_size
-    monkeypatch.setattr(
-        SoftRankMLPClassifier,
-        "_stack_size",
-        lambda self, n, *rest: told.append(n) or stack_size(self, n, *rest),
-    )
-    make().fit(*table)
-    assert told == [1 + 5 + 2]  # A number, five letters ("z" is the rest), two flags.
-
-
 SHAPED = [
     SoftRankCNNClassifier((4,), **SMALL),
     SoftRankTransformerClassifier(8, n_heads=2, depth=1, patch_size=2, **SMALL),
@@ -550,7 +538,7 @@ def test_a_grid_search_over_members_and_their_parameters(blobs):
 def test_a_bad_parameter_is_named_before_training(blobs, monkeypatch, name, value):
     trained = []
     monkeypatch.setattr(
-        "sksoftrank.estimators._stacked_fit.train_stack",
+        "sksoftrank.training._grouping.train",
         lambda *_, **__: trained.append(1),
     )
     ensemble = make().set_params(**{name: value})
@@ -595,11 +583,11 @@ def test_an_interruption_is_raised_and_nothing_is_lost(blobs, monkeypatch, n_job
     ensemble = make(n_jobs=n_jobs).fit(X, y)
     before = ensemble.predict_proba(X)
 
-    def interrupt(net, member):
+    def interrupt(net, datasets, member):
         if len(member.history) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sksoftrank.estimators._base, "_record_epoch", interrupt)
+    monkeypatch.setattr(SoftRankNet, "_end_epoch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ensemble.fit(X[:, :3], y)
     np.testing.assert_array_equal(ensemble.predict_proba(X), before)

@@ -770,7 +770,8 @@ def test_weights_have_mean_one_on_each_side_of_the_validation_split(blobs):
     weight = np.random.default_rng(0).uniform(0.1, 10.0, len(X))
     clf = make(early_stopping=True, validation_fraction=0.3)
     training = clf._prepare(X, y, weight)
-    for batches in (training.member.batches, training.member.valid):
+    member = training.net._make_member(training.dataset)
+    for batches in (member.batches, member.valid):
         rows = batches.gather(batches.indices, slice(0, batches.n_rows))[2]
         assert rows.mean() == pytest.approx(1.0)
 
@@ -847,7 +848,7 @@ def test_a_bad_parameter_is_named_before_training(blobs, monkeypatch, name, valu
     trained = []
     for training in (
         "sksoftrank.training.SoftRankNet.fit_loop",
-        "sksoftrank.estimators._base.train_stack",
+        "sksoftrank.training._grouping.train",
     ):
         monkeypatch.setattr(training, lambda *a, **k: trained.append(1))
     clf = make(**{name: value})

@@ -80,15 +80,14 @@ class RecordWeights(Callback):
 
 def test_lean_epoch_equals_skorchs_own(blobs):
     X, y = blobs
-    lean = make_net(temperature=5.0).fit(X, y)
+    lean = make_net(temperature=5.0).partial_fit(X, y)  # By autograd.
     full = make_net(temperature=5.0, callbacks=[CountSteps()]).fit(X, y)
     assert torch.equal(weights(lean), weights(full))
     np.testing.assert_allclose(
         lean.history[:, "train_loss"], full.history[:, "train_loss"], rtol=1e-6
     )
     assert dict(full.callbacks_)["CountSteps"].steps_ == 3 * 4
-    # One record an epoch against one a batch.
-    assert [len(b) for b in lean.history[:, "batches"]] == [1, 1, 1]
+    assert [len(b) for b in lean.history[:, "batches"]] == [0, 0, 0]
     assert [len(b) for b in full.history[:, "batches"]] == [4, 4, 4]
 
 
@@ -106,7 +105,7 @@ def test_lean_epoch_equals_skorchs_own(blobs):
 )
 def test_lean_only_where_no_callback_needs_batches(blobs, callback, lean):
     net = make_net(callbacks=[callback], max_epochs=1).fit(*blobs)
-    assert (len(net.history[0, "batches"]) == 1) is lean
+    assert (len(net.history[0, "batches"]) == 0) is lean
 
 
 def test_a_lean_epoch_clips_as_skorch_does(blobs):
@@ -114,14 +113,14 @@ def test_a_lean_epoch_clips_as_skorch_does(blobs):
         """A subclass may do anything: skorch's own loop calls it."""
 
     nets = [
-        make_net(callbacks=[callback], max_epochs=3).fit(*blobs)
+        make_net(callbacks=[callback], max_epochs=3).partial_fit(*blobs)
         for callback in (GradientNormClipping(0.05), Clipping(0.05))
     ]
-    free = make_net(max_epochs=3).fit(*blobs)
+    free = make_net(max_epochs=3).partial_fit(*blobs)
     lean, full, unclipped = (
         net.module_.state_dict()["output.weight"] for net in (*nets, free)
     )
-    assert len(nets[0].history[0, "batches"]) == 1
+    assert len(nets[0].history[0, "batches"]) == 0
     assert len(nets[1].history[0, "batches"]) == 4
     assert torch.equal(lean, full)
     assert not torch.equal(lean, unclipped)
@@ -256,7 +255,7 @@ def test_sample_weights_equal_repetition(blobs):
     rows = np.r_[np.arange(30), np.arange(10)]
     params = {"batch_size": 64, "optimizer": torch.optim.SGD, "lr": 0.1}
     # 30 rows of total weight 40: the mean over rows is 4/3 of the weighted mean.
-    a = make_net(**params).fit(InMemoryDataset(X, y, weight * 30 / 40), y=None)
+    a = make_net(**params).partial_fit(InMemoryDataset(X, y, weight * 30 / 40))
     b = make_net(**params).fit(X[rows], y[rows])
     torch.testing.assert_close(weights(a), weights(b), rtol=1e-5, atol=1e-6)
     full = make_net(**params, callbacks=[CountSteps()])
@@ -335,7 +334,7 @@ def test_divergence_is_an_error_at_its_step(blobs, callbacks):
         counted.hooked = True
         patch.setattr(torch.optim.Adam, "step", counted)
         with pytest.raises(FloatingPointError) as caught:
-            net.fit(X, y)
+            net.partial_fit(X, y)
     # Rows 96 to 127 are the fourth batch; a closure is entered before it fails.
     assert len(steps) == (3 if callbacks is None else 4)
     message = str(caught.value)

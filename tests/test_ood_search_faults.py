@@ -269,7 +269,7 @@ def test_an_interruption_gives_its_trials_back(tmp_path, monkeypatch):
 
     search = make_search(str(tmp_path / "study.log"))
     with monkeypatch.context() as patch:
-        patch.setattr("sksoftrank.estimators._stacked_fit.train_stack", interrupt)
+        patch.setattr("sksoftrank.training._grouping.train", interrupt)
         with pytest.raises(KeyboardInterrupt):
             search.fit(*make_data())
     assert not hasattr(search, "cv_results_")

@@ -10,10 +10,9 @@ import torch
 from skorch.callbacks import Callback
 
 from sksoftrank import SoftRankCNNClassifier, SoftRankMLPClassifier, SoftRankNet
-from sksoftrank.estimators import _base
 from sksoftrank.losses import ExponentialTemperature
 from sksoftrank.modules import MLP
-from sksoftrank.training import _precision
+from sksoftrank.training import _grouping, _precision
 from sksoftrank.training._precision import autocast, matmul_precision
 
 FAST = {"hidden_layer_sizes": (16, 8), "max_epochs": 4, "batch_size": 16}
@@ -344,7 +343,7 @@ def test_tf32_in_a_stack(setting, blobs, monkeypatch):
         seen.append(switches())
         raise OSError("The disk is full.")
 
-    monkeypatch.setattr(_base, "train_stack", halt)
+    monkeypatch.setattr(_grouping, "train", halt)
     with pytest.raises(OSError, match="disk"):
         make(precision="tf32").fit(*blobs)
     assert all(map(is_short, seen[0]))

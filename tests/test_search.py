@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from scipy import sparse
 from scipy.stats import loguniform
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -30,11 +31,12 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from skorch.callbacks import ProgressBar
 
-import sksoftrank.estimators._base
 from sksoftrank import (
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
+    SoftRankNet,
     StackedGridSearchCV,
     StackedRandomizedSearchCV,
 )
@@ -450,12 +452,12 @@ def test_a_fitted_search_can_be_pickled_and_fitted_again(data):
 def test_some_candidates_can_t_be_stacked(data):
     X, y = data
     grid = {
-        "net_params": [None, {"iterator_valid__batch_size": 9}],
+        "net_params": [None, {"optimizer": torch.optim.RMSprop}],
         "temperature": [1.0, 30.0],
     }
     stacked, _ = both(make(), grid, X, y)
     assert "6 of 12 fits were not stacked" in stacked.fallback_reason_
-    assert "net_params ask for skorch's net" in stacked.fallback_reason_
+    assert "optimizer must be torch's Adam, AdamW or SGD" in stacked.fallback_reason_
     assert "(6 fits)" in stacked.fallback_reason_
 
 
@@ -468,9 +470,9 @@ def test_normalised_candidates_are_stacked_by_kind(data, n_rows):
     assert stacked.fallback_reason_ is None
 
     grid = [{"normalization": ["layer", "batch"]}, {"callbacks": [[]]}]
-    stacked, _ = both(make(net_params={"iterator_valid__batch_size": 9}), grid, X, y)
-    assert "9 of 9 fits" in stacked.fallback_reason_
-    assert "net_params" in stacked.fallback_reason_
+    stacked, _ = both(make(callbacks=[ProgressBar(0)]), grid, X, y)
+    assert "6 of 9 fits" in stacked.fallback_reason_
+    assert "ProgressBar acts on batches" in stacked.fallback_reason_
 
 
 def test_the_last_step_can_be_replaced(data):
@@ -842,18 +844,16 @@ def test_an_interruption_ends_the_search(data, monkeypatch, where, n_jobs):
 
     estimator = piped(Interrupted()) if where == "in a step" else piped()
     if where == "before training":
-        monkeypatch.setattr("sksoftrank.estimators._stacked_fit.train_stack", interrupt)
+        monkeypatch.setattr("sksoftrank.training._grouping.train", interrupt)
     elif where == "after an epoch":
-        record = sksoftrank.estimators._base._record_epoch
+        end_epoch = SoftRankNet._end_epoch
 
-        def record_and_interrupt(net, member):
-            record(net, member)
+        def end_and_interrupt(net, datasets, member):
+            end_epoch(net, datasets, member)
             if len(member.history) == 2:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(
-            sksoftrank.estimators._base, "_record_epoch", record_and_interrupt
-        )
+        monkeypatch.setattr(SoftRankNet, "_end_epoch", end_and_interrupt)
     grid = {"net__temperature": [1, 9], "net__batch_size": [16, 32]}
     search = StackedGridSearchCV(estimator, grid, cv=3, n_jobs=n_jobs)
     # In threads: the patches above do not reach other processes.

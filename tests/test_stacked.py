@@ -16,10 +16,9 @@ from skorch.callbacks import Callback
 from threadpoolctl import threadpool_info, threadpool_limits
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import Subset
 
 from sksoftrank import SoftRankMLPClassifier, SoftRankNet
-from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
+from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
 from sksoftrank.losses import LinearTemperature, TemperatureCrossEntropyLoss
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import ACTIVATIONS
@@ -31,10 +30,13 @@ from sksoftrank.training import (
     StopFlag,
     _cuda_graph,
     _stacked,
+    fit_nets,
     train_stack,
 )
+from sksoftrank.training._autograd import AutogradSteps
+from sksoftrank.training._grouping import unsupported_reason
+from sksoftrank.training._loop import train
 from sksoftrank.training._stacked import network_bytes, stack_size
-from sksoftrank.training._stopping import BestEpoch
 from sksoftrank.training._threads import threads_for
 
 pytestmark = pytest.mark.kernels
@@ -83,8 +85,42 @@ def make_member(data, seed, batch_size, rates, hidden, activation, dropout, **ow
     return Member(module, batches, learning_rates=rates, **own)
 
 
+def make_optimizer(module, weight_decay, kind, params):
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim == 1]
+    return kind(
+        [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=1.0,
+        fused=True,
+        **params,
+    )
+
+
+def train_by_autograd(member, kind, params):
+    """Train a member in the one loop, by the steps for any module."""
+    optimizer = make_optimizer(member.module, member.weight_decay, kind, params)
+    criterion = TemperatureCrossEntropyLoss(label_smoothing=member.label_smoothing)
+
+    def begin(member):
+        epoch = len(member.history)
+        criterion.temperature = member.temperatures[epoch]
+        for group in optimizer.param_groups:
+            group["lr"] = member.learning_rates[epoch]
+
+    def clip():
+        torch.nn.utils.clip_grad_norm_(
+            member.module.parameters(), member.max_grad_norm or np.inf
+        )
+
+    member.on_epoch_begin = begin
+    train(AutogradSteps(member, optimizer, criterion, clip=clip))
+
+
 def reference(member, kind, params):
-    """Train a copy of the member's network with autograd and torch's optimizer."""
+    """Train a copy of the member's network by a loop in plain torch."""
     module = copy.deepcopy(member.module)
     source = member.batches
     batches = InMemoryBatches(
@@ -94,17 +130,7 @@ def reference(member, kind, params):
         random_state=copy.deepcopy(source.random_state),
         min_batch_size=source.min_batch_size,
     )
-    matrices = [p for p in module.parameters() if p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.ndim == 1]
-    optimizer = kind(
-        [
-            {"params": matrices, "weight_decay": member.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=1.0,
-        fused=True,
-        **params,
-    )
+    optimizer = make_optimizer(module, member.weight_decay, kind, params)
     criterion = TemperatureCrossEntropyLoss(label_smoothing=member.label_smoothing)
     losses = []
     for temperature, rate in zip(
@@ -191,17 +217,21 @@ def assert_close(module, expected):
     torch.testing.assert_close(weights(module), weights(expected), rtol=0, atol=1e-5)
 
 
-# By numpy, and by torch as on a GPU.
-@pytest.mark.parametrize("in_torch", [False, True], ids=["numpy", "torch"])
+# A stack in numpy, one in torch as on a GPU, and steps for any module.
+@pytest.mark.parametrize("steps", ["numpy", "torch", "autograd"])
 @settings(max_examples=60)
 # Batches of one row make hundreds of steps, over which roundings add up.
 @given(stack=stacks([7, 16, 33, 128], activations=SMOOTH))
-def test_members_equal_autograd_to_a_rounding(in_torch, stack):
+def test_all_steps_equal_a_plain_loop_to_a_rounding(steps, stack):
     members, kind = stack
     in_single_precision(members)
     expected = [reference(m, kind, OPTIMIZERS[kind]) for m in members]
-    with recorded_by(NoRecorder()) if in_torch else nullcontext():
-        train_stack(members, kind, OPTIMIZERS[kind])
+    with recorded_by(NoRecorder()) if steps == "torch" else nullcontext():
+        if steps == "autograd":
+            for member in members:
+                train_by_autograd(member, kind, OPTIMIZERS[kind])
+        else:
+            train_stack(members, kind, OPTIMIZERS[kind])
     for member, (module, losses) in zip(members, expected, strict=True):
         assert_close(member.module, module)
         np.testing.assert_allclose(
@@ -254,20 +284,11 @@ def test_members_need_not_train_as_long_as_each_other():
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_early_stopping_is_that_of_skorch(kind):
+def test_early_stopping_is_the_same_in_a_stack_and_by_autograd(kind):
     data, valid = problem(80, 5, 3, 0), problem(40, 5, 3, 1)
-    together = []
-    for seed, patience in enumerate((2, 3, 50)):
-        member = plain_member(seed, n_epochs=30, rate=0.02, activation="tanh")
-        member.batches = InMemoryBatches(data, 16, shuffle=True, random_state=seed)
-        member.valid = InMemoryBatches(valid, 16)
-        member.stopping = BestEpoch(patience, 1e-4)
-        together.append(member)
-    train_stack(together, kind, OPTIMIZERS[kind])
-    lengths = set()
-    for seed, member in enumerate(together):
-        patience = member.stopping.patience
-        net = SoftRankNet(
+
+    def make_net(seed, patience):
+        return SoftRankNet(
             MLP,
             module__n_features=5,
             module__n_classes=3,
@@ -285,15 +306,24 @@ def test_early_stopping_is_that_of_skorch(kind):
             train_split=lambda *_: (data, valid),
             callbacks=[AccuracyStopping(patience, 1e-4, load_best=True)],
             verbose=0,
-        ).fit(data, y=None)
+        ).initialize()
+
+    stacked, alone = (
+        [make_net(seed, patience) for seed, patience in enumerate((2, 3, 50))]
+        for _ in range(2)
+    )
+    assert fit_nets(stacked, [data] * 3) == [None] * 3
+    for net, other in zip(stacked, alone, strict=True):
+        other.partial_fit(data)
+        assert not net.has_optimizer_
+        assert other.has_optimizer_
         for name in ("valid_acc", "valid_loss", "lr", "temperature"):
             np.testing.assert_allclose(
-                [r[name] for r in member.history], net.history[:, name], rtol=1e-4
+                net.history[:, name], other.history[:, name], rtol=1e-4
             )
-        assert member.kept_epoch == dict(net.callbacks_)["AccuracyStopping"].best_epoch_
-        assert_close(member.module, net.module_)
-        lengths.add(len(member.history))
-    assert len(lengths) > 1
+        assert net.kept_epoch == other.kept_epoch
+        assert_close(net.module_, other.module_)
+    assert len({len(net.history) for net in stacked}) > 1
 
 
 def test_a_member_that_diverges_leaves_the_others_alone():
@@ -339,7 +369,7 @@ def test_an_interruption_keeps_the_last_finished_epoch(by_flag):
             stop.is_set = True
 
     members = [plain_member(seed) for seed in range(2)]
-    members[1].on_epoch = interrupt
+    members[1].on_epoch_end = interrupt
     expected = [plain_member(seed, n_epochs=2) for seed in range(2)]
     train_stack(expected)
     train_stack(members, stop=stop)
@@ -351,7 +381,7 @@ def test_an_interruption_keeps_the_last_finished_epoch(by_flag):
 
 def test_a_member_that_is_told_to_stop_leaves_the_others_as_they_were():
     members = [plain_member(seed) for seed in range(3)]
-    members[1].on_epoch = lambda member: len(member.history) == 2
+    members[1].on_epoch_end = lambda member: len(member.history) == 2
     expected = [plain_member(seed) for seed in range(3)]
     expected[1] = plain_member(1, n_epochs=2)
     train_stack(members)
@@ -412,7 +442,10 @@ def test_stacks_share_the_work_evenly_and_fit_the_caches(width):
 
 
 class Nothing(Callback):
-    """A callback that asks for skorch's loop and does nothing in it."""
+    """A callback that asks for skorch's own epoch and does nothing in it."""
+
+    def on_batch_end(self, net, **kwargs):
+        """Do nothing."""
 
 
 @pytest.mark.parametrize(
@@ -438,10 +471,10 @@ def test_the_estimator_fits_alike_with_and_without_skorch(digits, params, weight
     params = {**fast, **params}
     engine = SoftRankMLPClassifier((16, 8), **params)
     skorch = SoftRankMLPClassifier((16, 8), **params, callbacks=[Nothing()])
-    assert engine._stacking_obstacle() is None
-    assert "callbacks" in skorch._stacking_obstacle()
     engine.fit(X, y, sample_weight)
     skorch.fit(X, y, sample_weight)
+    assert unsupported_reason(engine.net_) is None
+    assert unsupported_reason(skorch.net_) == "Nothing acts on batches"
     assert_close(engine.module_, skorch.module_)
     assert engine.n_components_ == skorch.n_components_
     assert engine.temperature_ == skorch.temperature_
@@ -467,8 +500,7 @@ def test_both_ways_print_an_epoch_a_line(blobs, capsys):
         ).fit(*blobs)
         tables.append(capsys.readouterr().out.splitlines())
     engine, skorch = ([line.split() for line in table] for table in tables)
-    # skorch's loop takes the time of an epoch besides.
-    assert {*engine[0], "dur"} == set(skorch[0])
+    assert engine[0] == skorch[0]
     assert [row[0] for row in engine] == [row[0] for row in skorch]
     assert len(engine) == 5
 
@@ -664,13 +696,13 @@ def test_graphs_do_not_outlive_the_members_they_were_made_for():
 def test_losses_of_replayed_steps_are_read_once_an_epoch(monkeypatch):
     events = []
     for name, event in (("_train_block", "block"), ("_read", "read")):
-        method = getattr(_stacked._Training, name)
+        method = getattr(_stacked.StackSteps, name)
 
         def note(self, *args, method=method, event=event):
             events.append(event)
             return method(self, *args)
 
-        monkeypatch.setattr(_stacked._Training, name, note)
+        monkeypatch.setattr(_stacked.StackSteps, name, note)
 
     def train():
         events.clear()
@@ -811,11 +843,9 @@ def test_members_of_one_array_move_it_once(moves):
             data, 16, shuffle=True, random_state=seed, device="meta"
         )
         module = MLP(5, 3, (4,), random_state=seed).to("meta")
-        valid = InMemoryBatches(Subset(data, [1, 2, 3]), device="meta")
-        members.append(Member(module, batches, [1.0] * 3, [0.1] * 3, valid=valid))
+        members.append(Member(module, batches, [1.0] * 3, [0.1] * 3))
     moves.clear()
-    with torch.no_grad():
-        _stacked._Training(members, ADAM, {}, None)
+    _stacked.StackSteps(members, ADAM, {})
     # Labels are each member's own.
     assert sorted(moves) == [(40,)] * 4 + [(40, 5)]
 
@@ -839,7 +869,9 @@ def test_blocks_are_gathered_where_the_rows_are(moves):
 
 def make_fits(X, y, n=3, **params):
     return [
-        Fit(SoftRankMLPClassifier(8, max_epochs=3, random_state=k, **params), X, y)
+        PendingFit(
+            SoftRankMLPClassifier(8, max_epochs=3, random_state=k, **params), X, y
+        )
         for k in range(n)
     ]
 
@@ -849,14 +881,14 @@ def test_fits_share_the_rows_made_of_a_frame(blobs, monkeypatch, early_stopping)
     X, y = blobs
     seen = set()
 
-    def look(members, *args, **kwargs):
-        for member in members:
+    def look(steps):
+        for member in steps.members:
             seen.add(member.batches.dataset.X.ctypes.data)
             if member.valid is not None:
                 seen.add(member.valid.dataset.X.ctypes.data)
-        return train_stack(members, *args, **kwargs)
+        return train(steps)
 
-    monkeypatch.setattr("sksoftrank.estimators._stacked_fit.train_stack", look)
+    monkeypatch.setattr("sksoftrank.training._grouping.train", look)
     frame = pd.DataFrame(X.astype(np.float32), columns=list("abcdef"))
     fits = make_fits(frame, y, early_stopping=early_stopping, batch_size=32)
     fit_stacked(fits)
@@ -871,12 +903,12 @@ def test_fits_share_the_rows_made_of_a_frame(blobs, monkeypatch, early_stopping)
 
 
 def test_an_error_in_a_stack_is_its_fits_own(blobs, monkeypatch):
-    def fail(members, *args, **kwargs):
-        if members[0].module.activation == "tanh":
+    def fail(steps):
+        if steps.members[0].module.activation == "tanh":
             raise RuntimeError("out of memory")
-        return train_stack(members, *args, **kwargs)
+        return train(steps)
 
-    monkeypatch.setattr("sksoftrank.estimators._stacked_fit.train_stack", fail)
+    monkeypatch.setattr("sksoftrank.training._grouping.train", fail)
     fits = [*make_fits(*blobs, activation="tanh"), *make_fits(*blobs)]
     fit_stacked(fits)
     assert [str(fit.error) for fit in fits[:3]] == ["out of memory"] * 3
@@ -968,7 +1000,7 @@ def test_trainings_in_several_threads_give_the_threads_back():
 
     def second():
         assert is_in.wait(10)
-        train_stack([plain_member(1, on_epoch=lambda _: is_out.wait(10))])
+        train_stack([plain_member(1, on_epoch_end=lambda _: is_out.wait(10))])
         after.append(torch.get_num_threads())
 
     thread = threading.Thread(target=second)
@@ -992,8 +1024,8 @@ def test_threads_follow_from_the_width_and_are_given_back(width, expected):
     def look(member):
         seen.append((torch.get_num_threads(), n_product_threads()))
 
-    def make(on_epoch=None):
-        member = plain_member(on_epoch=on_epoch)
+    def make(on_epoch_end=None):
+        member = plain_member(on_epoch_end=on_epoch_end)
         member.module = MLP(5, 3, (width, width), random_state=0)
         return member
 

@@ -817,7 +817,7 @@ def test_bad_streams_are_refused_before_training(blobs, monkeypatch, change, mes
     def fail(*args, **kwargs):
         raise AssertionError("Training has begun.")
 
-    monkeypatch.setattr(SoftRankMLPClassifier, "_train", fail)
+    monkeypatch.setattr("sksoftrank.training._grouping.train", fail)
     for method in (clf.fit, clf.partial_fit):
         if method == clf.partial_fit and "two classes" in message:
             continue  # Allowed there.

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import _fit_context
+from sklearn.base import _fit_context, clone
 from sklearn.utils import Tags, compute_class_weight
 from sklearn.utils._param_validation import validate_parameter_constraints
 from sklearn.utils.multiclass import (
@@ -47,12 +45,8 @@ from sksoftrank.estimators._sources import (
     is_stream,
     open_stream,
 )
-from sksoftrank.losses import as_schedule
-from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import torch_defaults
-from sksoftrank.training import Member, SoftRankNet, StreamDataset, train_stack
-from sksoftrank.training._precision import matmul_precision
-from sksoftrank.training._stopping import BestEpoch, interruption
+from sksoftrank.training import SoftRankNet, StreamDataset, fit_nets
 
 Array = npt.NDArray[Any]
 # Of so few rows, or of no more than a batch, equal ones are merged: a weight is then
@@ -105,16 +99,13 @@ class BaseSoftRankClassifier(Inference):
         """
         with self._unchanged_on_error():
             training = self._prepare(X, y, sample_weight)
-            self._train(training)
+            (error,) = fit_nets([training.net], [training.dataset])
+            if error is not None:
+                raise error
+            if training.net.was_interrupted_:
+                training.net.warn_of_interruption()
             self._complete(training)
         return self
-
-    def _train(self, training: Training) -> None:
-        with matmul_precision(self.precision, training.net.device):
-            if training.member is None:
-                training.net.partial_fit(training.dataset)
-            else:
-                train_stack([training.member], *self._optimizer())
 
     def _prepare(
         self,
@@ -152,17 +143,10 @@ class BaseSoftRankClassifier(Inference):
                 "to start anew."
             )
         net = self._make_net(seeds, self.max_epochs, valid_dataset)
-        rows_for_stack = None
-        if self._stacking_obstacle() is None and not isinstance(dataset, StreamDataset):
-            rows_for_stack = dataset
-            net.defers_optimizer_ = True
         self._initialize(net)
         if self._goes_on:
             self._load_weights(net)
-        member = None
-        if rows_for_stack is not None:
-            member = self._make_member(net, rows_for_stack, valid_dataset)
-        return Training(net, dataset, seeds["rows"], member)
+        return Training(net, dataset, seeds["rows"])
 
     def _read_training(
         self,
@@ -292,26 +276,7 @@ class BaseSoftRankClassifier(Inference):
 
     def _complete(self, training: Training, *, compress: bool = True) -> None:
         """Set the fitted attributes once the network is trained."""
-        net, member = training.net, training.member
-        if member is not None:
-            if member.error is not None:
-                raise member.error
-            if member.is_interrupted:
-                message = interruption(
-                    len(member.history), member.n_epochs, member.kept_epoch
-                )
-                warnings.warn(message, UserWarning, stacklevel=4)
-            net.temperature_ = member.temperatures[member.kept_epoch - 1]
-        else:
-            for _, callback in net.callbacks_:
-                if (
-                    isinstance(callback, EarlyStopping)
-                    and callback.load_best
-                    and callback.best_epoch_
-                ):
-                    best = net.history[callback.best_epoch_ - 1]
-                    net.temperature_ = best["temperature"]
-        self._finish(net, history=[])
+        self._finish(training.net, history=[])
         if compress:
             self._find_basis(training.dataset, training.seed)
         self._is_incremental = False
@@ -397,7 +362,7 @@ class BaseSoftRankClassifier(Inference):
                     self._load_weights(net)
             if fitted:  # An error from here on costs the optimizer's state.
                 before["_is_incremental"] = False
-            self._train(Training(net, dataset, seeds["rows"], None))
+            net.partial_fit(dataset)
             history = self.history_ if fitted else []
             self._finish(net, history=history)
             self._find_basis(dataset, seeds["rows"])
@@ -481,35 +446,6 @@ class BaseSoftRankClassifier(Inference):
             f"{self.class_weight!r}. Raise the weight of a class in y."
         )
 
-    def _make_member(
-        self,
-        net: SoftRankNet,
-        dataset: Rows,
-        valid_dataset: Rows | None,
-    ) -> Member:
-        """Return the net's training as one that can be stacked."""
-        stopping = None
-        if self.early_stopping:
-            stopping = BestEpoch(self.n_iter_no_change, self.tol)
-        valid = None if valid_dataset is None else net.get_iterator(valid_dataset)
-        module = net.module_
-        assert isinstance(module, MLP)
-        return Member(
-            module,
-            net.get_iterator(dataset, training=True),
-            temperatures=as_schedule(self.temperature).values(self.max_epochs),
-            learning_rates=[
-                self._first_learning_rate() * factor
-                for factor in self._learning_rate_factors()
-            ],
-            weight_decay=self.weight_decay,
-            label_smoothing=self.label_smoothing,
-            max_grad_norm=self.max_grad_norm,
-            valid=valid,
-            stopping=stopping,
-            on_epoch=partial(_record_epoch, net),
-        )
-
     def _initialize(self, net: SoftRankNet) -> None:
         net.initialize()
         width = net.module_.embedding_width
@@ -551,6 +487,13 @@ class BaseSoftRankClassifier(Inference):
             if isinstance(callback, EarlyStopping):
                 callback.best_model_weights_ = None
         self.net_ = net
+
+    def _sketch_net(self, n_inputs: int, n_classes: int) -> SoftRankNet:
+        """Return a net not to be trained, but to be asked how it would be."""
+        sketch = clone(self)
+        sketch.n_features_in_, sketch.classes_ = n_inputs, np.arange(n_classes)
+        seeds = dict.fromkeys(("module", "order", "rows"), 0)
+        return sketch._make_net(seeds, self.max_epochs, None)
 
     def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
         """Set the fitted attributes that `transform` needs, from the rows given."""
@@ -699,7 +642,6 @@ class BaseSoftRankClassifier(Inference):
                 verbose=0,
                 device=str(device),
             )
-            net.defers_optimizer_ = True
             self.net_ = net.initialize()
             self.module_.load_state_dict(
                 {name: torch.tensor(array) for name, array in weights.items()}
@@ -728,21 +670,11 @@ def _count_labels(labels: Any) -> tuple[Array, npt.NDArray[np.intp]]:
 
 @dataclass
 class Training:
-    """What a fit is going to train; `member` is None where skorch is asked for."""
+    """What a fit is going to train, and on what."""
 
     net: SoftRankNet
     dataset: Rows | StreamDataset
     seed: int
-    member: Member | None
-
-
-def _record_epoch(net: SoftRankNet, member: Member) -> None:
-    """Put a member's last epoch into the net's history, and print it if asked to."""
-    net.history.new_epoch()
-    for name, value in member.history[-1].items():
-        net.history.record(name, value)
-    if net.verbose:
-        dict(net.callbacks_)["print_log"].on_epoch_end(net)
 
 
 def _public_record(record: dict[str, Any]) -> dict[str, Any]:

@@ -28,9 +28,9 @@ from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._data import Rows, draw_seeds, make_dataset, sample_rows
 from sksoftrank.estimators._mlp import SoftRankMLPClassifier
 from sksoftrank.estimators._sources import as_frame, is_stream, read_labels
-from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
+from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
 from sksoftrank.losses import TemperatureSchedule
-from sksoftrank.training import InMemoryDataset, StopFlag, StreamDataset
+from sksoftrank.training import StopFlag, StreamDataset
 
 Array = npt.NDArray[Any]
 
@@ -205,10 +205,7 @@ class SoftRankEnsembleClassifier(
         )
         params = {} if sample_weight is None else {"sample_weight": sample_weight}
         self.estimators_ = self._fit_members(
-            [Fit(member, X, y, params) for member in members],
-            dataset,
-            len(reader.classes_),
-            validated,
+            [PendingFit(member, X, y, params) for member in members], validated
         )
         self.classes_ = reader.classes_
         self.n_features_in_ = reader.n_features_in_
@@ -248,17 +245,11 @@ class SoftRankEnsembleClassifier(
 
     def _fit_members(
         self,
-        fits: list[Fit],
-        dataset: Rows | StreamDataset,
-        n_classes: int,
+        fits: list[PendingFit],
         validated: dict[Any, Any],
     ) -> list[Any]:
         n_workers = min(effective_n_jobs(self.n_jobs), len(fits))
         size = -(-len(fits) // n_workers)
-        first = fits[0].estimator
-        if isinstance(dataset, InMemoryDataset) and first._stacking_obstacle() is None:
-            n_inputs = dataset.X.shape[1]
-            size = first._stack_size(n_inputs, n_classes, len(fits), n_workers)
         stop = StopFlag()
         threads = torch.get_num_threads()
         try:
@@ -466,7 +457,7 @@ class SoftRankEnsembleClassifier(
 
 
 def _fit_stack(
-    fits: list[Fit], validated: dict[Any, Any], stop: StopFlag, n_workers: int
+    fits: list[PendingFit], validated: dict[Any, Any], stop: StopFlag, n_workers: int
 ) -> list[tuple[Any, Exception | None]]:
     """Return fitted members and errors, without the rows: a process sends them back."""
     if n_workers > 1:

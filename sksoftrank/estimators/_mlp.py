@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -20,7 +20,6 @@ from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import MLP, EmbedHeadModule
 from sksoftrank.modules._layers import ACTIVATIONS
 from sksoftrank.modules._mlp import NORMALIZATIONS
-from sksoftrank.training._stacked import stack_bytes, stack_size
 
 
 @document_shared()
@@ -181,30 +180,6 @@ class SoftRankMLPClassifier(CategoricalInputClassifier):
 
     def _embedding_width(self) -> int:
         return self._widths()[-1]
-
-    def _module_obstacle(self) -> str | None:
-        return None
-
-    def _stack_key(self) -> tuple[Hashable, ...]:
-        return (
-            *(self._widths(), self.activation, self.normalization, self.optimizer),
-            *(self.batch_size, str(self.device), self.precision),
-        )
-
-    def _stack_size(
-        self, n_features: int, n_classes: int, n_networks: int, n_workers: int
-    ) -> int:
-        return stack_size(
-            (n_features, *self._widths(), n_classes),
-            self.batch_size,
-            n_networks,
-            n_workers,
-            self._resolve_device(),
-        )
-
-    def _stack_bytes(self, n_features: int, n_classes: int, n_networks: int) -> int:
-        widths = (n_features, *self._widths(), n_classes)
-        return stack_bytes(widths, self.batch_size, n_networks)
 
     def _min_batch_size(self) -> int:
         # Batch normalisation has no variance to divide by in a batch of one.

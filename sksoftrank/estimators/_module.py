@@ -6,15 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
+from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._docs import document_shared
 from sksoftrank.estimators._shapes import ShapedInputClassifier
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.modules import AdaptedModule, EmbedHeadModule
-from sksoftrank.modules._layers import borrowed_globals
-from sksoftrank.training import SoftRankNet
 
 
 @document_shared()
@@ -155,17 +152,7 @@ class SoftRankClassifier(ShapedInputClassifier):
             "input_shape": self.input_shape_,
         }
 
-    def _initialize(self, net: SoftRankNet) -> None:
-        super()._initialize(net)
-        # A last batch of one row, from which its normalisation can't take a variance,
-        # joins the one before.
-        if any(isinstance(layer, _BatchNorm) for layer in net.module_.modules()):
-            # By set_params it would build its parts again.
-            net.iterator_train__min_batch_size = min(2, self.batch_size)
-
-    def _train(self, training: Training) -> None:
-        # A module's own layers, dropout say, draw from torch's global generator; anew
-        # in each call of partial_fit.
-        seed = training.seed + len(training.net.history)
-        with borrowed_globals(seed, torch.device(training.net.device)):
-            super()._train(training)
+    def _make_net(self, seeds: dict[str, int], *args: Any, **kwargs: Any) -> Any:
+        # A module's own layers, dropout say, draw from torch's global generator.
+        net = super()._make_net(seeds, *args, **kwargs)
+        return net.set_params(random_state=seeds["rows"])

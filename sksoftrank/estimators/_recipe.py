@@ -6,7 +6,6 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -17,7 +16,6 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
-from torch.optim.lr_scheduler import LambdaLR
 
 from sksoftrank.estimators._data import Rows, draw_seeds
 from sksoftrank.losses import TemperatureSchedule, as_schedule
@@ -163,38 +161,6 @@ class NetRecipe(BaseEstimator, ABC):
     def _min_batch_size(self) -> int:
         """Return the fewest rows that the module can train on."""
         return 1
-
-    def _stacking_obstacle(self) -> str | None:
-        """Return why `train_stack` can't train the network; None if it can."""
-        if self.callbacks:
-            return "callbacks ask for skorch's loop"
-        if self.net_params:
-            return "net_params ask for skorch's net"
-        if self.precision == "bf16":
-            return "precision='bf16' asks for autograd"
-        if self.compile:
-            return "compile=True asks for autograd"
-        if self.verbose > 1:
-            return "verbose above 1 asks for skorch's loop"
-        return self._module_obstacle()
-
-    def _stack_key(self) -> tuple[Hashable, ...]:
-        """Return what estimators must agree in to train as one stack."""
-        raise NotImplementedError
-
-    def _stack_size(
-        self, n_features: int, n_classes: int, n_networks: int, n_workers: int
-    ) -> int:
-        """Return how many such networks should train as one stack."""
-        raise NotImplementedError
-
-    def _stack_bytes(self, n_features: int, n_classes: int, n_networks: int) -> int:
-        """Return the bytes that training a stack of such networks takes."""
-        raise NotImplementedError
-
-    def _module_obstacle(self) -> str | None:
-        """Return why `train_stack` can't train the module; None if it can."""
-        return f"{type(self).__name__}'s network is not a plain MLP"
 
     def _check_skorch_params(self) -> None:
         """Refuse what is given twice, or would be without effect."""
@@ -353,15 +319,10 @@ class NetRecipe(BaseEstimator, ABC):
         incremental: bool = False,
     ) -> SoftRankNet:
         callbacks: list[Any] = []
-        if not incremental:
-            factors = self._learning_rate_factors()
-            if len(set(factors)) > 1:
-                # torch asks once more after the last epoch.
-                factors.append(factors[-1])
-                scheduler = LRScheduler(
-                    LambdaLR, lr_lambda=factors.__getitem__, event_name=None
-                )
-                callbacks.append(("lr_schedule", scheduler))
+        rate: Any = self._first_learning_rate(incremental=incremental)
+        factors = [] if incremental else self._learning_rate_factors()
+        if len(set(factors)) > 1:
+            rate = [rate * factor for factor in factors]
         if self.max_grad_norm is not None:
             callbacks.append(
                 ("max_grad_norm", GradientNormClipping(self.max_grad_norm))
@@ -394,7 +355,7 @@ class NetRecipe(BaseEstimator, ABC):
             module__n_classes=len(self.classes_),
             module__random_state=seeds["module"],
             temperature=temperature,
-            lr=self._first_learning_rate(incremental=incremental),
+            lr=rate,
             max_epochs=max_epochs,
             batch_size=self.batch_size,
             criterion__label_smoothing=self.label_smoothing,
@@ -409,14 +370,10 @@ class NetRecipe(BaseEstimator, ABC):
             compile=self.compile,
             **{
                 "iterator_train__random_state": np.random.default_rng(seeds["order"]),
-                "iterator_train__min_batch_size": self._min_batch_size(),
                 **net_params,
                 **given,
             },
         )
-
-    def _optimizer(self) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-        return OPTIMIZERS[self.optimizer]
 
 
 def _takes_weight_decay(optimizer: Any) -> bool:

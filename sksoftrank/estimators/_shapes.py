@@ -20,7 +20,7 @@ class ShapedInputClassifier(BaseSoftRankClassifier):
     everything else deals with matrices; the network takes them apart again.
     """
 
-    input_shape_: tuple[int, ...]
+    input_shape_: tuple[int, ...] = ()
 
     def _given_shape(self) -> tuple[int, ...] | None:
         """Return the shape of a row that the user asks for; None leaves it to `X`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +14,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
-from sksoftrank.estimators._stacked_fit import Fit, fits_by_parts
+from sksoftrank.estimators._stacked_fit import PendingFit, fits_by_parts
+from sksoftrank.training._grouping import (
+    stack_bytes,
+    stack_key,
+    stack_size,
+    unsupported_reason,
+)
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +45,7 @@ class StackPlan(Generic[AnyJob]):
     """Jobs in lists that can train together, why others can't, and the memory."""
 
     chunks: list[list[AnyJob]]
-    obstacles: Counter[str]
+    unsupported: Counter[str]
     n_bytes: int
 
 
@@ -66,31 +71,26 @@ def plan_stacks(
     plan = StackPlan[AnyJob]([], Counter(), 0)
     for own in by_candidate.values():
         last = last_step(with_params(base_estimator, own[0].params))
-        obstacle = (
-            last._stacking_obstacle()
-            if fits_by_parts(last)
-            else f"the candidate ends in {type(last).__name__}"
-        )
-        key = None
-        if obstacle is not None:
-            plan.obstacles[obstacle] += len(own)
+        if not fits_by_parts(last):
+            reason: str | None = f"the candidate ends in {type(last).__name__}"
         else:
-            # Of parameters that can't be: its fit will say so.
-            with suppress(ValueError, TypeError):
+            try:
                 last._validate_params()
-                last._resolve_device()
-                key = last._stack_key()
-            if key is None:
-                plan.obstacles["invalid parameters"] += len(own)
-        if key is None:
+                # To see whether, not how large: X may be transformed before.
+                net = last._sketch_net(1, n_classes)
+                reason = unsupported_reason(net)
+            except (ValueError, TypeError):  # Its fit will say so.
+                reason = "invalid parameters"
+        if reason is not None:
+            plan.unsupported[reason] += len(own)
             plan.chunks.extend([job] for job in own)
         else:
+            key = stack_key(net)
             stackable.setdefault(key, []).extend(own)
             lasts[key] = last
     for key, members in stackable.items():
-        last = lasts[key]
-        n_features = last._count_inputs(X)
-        size = last._stack_size(n_features, n_classes, len(members), n_workers)
+        net = lasts[key]._sketch_net(lasts[key]._count_inputs(X), n_classes)
+        size = stack_size(net, len(members), n_workers)
         if whole_candidates:
             n_each = len(by_candidate[members[0].candidate])
             size = max(1, size // n_each) * n_each
@@ -106,7 +106,7 @@ def plan_stacks(
             plan.n_bytes,
             min(n_workers, len(stacks))
             * (
-                last._stack_bytes(n_features, n_classes, size)
+                stack_bytes(net, size)
                 # Rows to train on, and once more all rows, cut out to be scored.
                 + (n_splits + 1) * nbytes(X)
             ),
@@ -120,8 +120,8 @@ def prepare_fit(
     X: Any,
     y: Any,
     fit_params: dict[str, Any],
-    shared: dict[Any, tuple[Any, Fit]],
-) -> Fit:
+    shared: dict[Any, tuple[Any, PendingFit]],
+) -> PendingFit:
     """Fit the steps before the last one, and return the last one's fit, not yet made.
 
     The steps before are fitted once for all jobs that share them, in `shared`.
@@ -133,10 +133,10 @@ def prepare_fit(
     if key in shared:
         other, fit = shared[key]
         _take_steps(estimator, other)
-        return Fit(last, fit.X, fit.y, fit.params)
+        return PendingFit(last, fit.X, fit.y, fit.params)
     rows, labels = _safe_split(estimator, X, y, job.train)
     call = _check_method_params(X, params=fit_params, indices=job.train)
-    fit = Fit(last, rows, labels, call)
+    fit = PendingFit(last, rows, labels, call)
     if last is not estimator:
 
         def capture(X: Any, y: Any = None, **params: Any) -> Any:

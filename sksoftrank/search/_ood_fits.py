@@ -19,7 +19,7 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
-from sksoftrank.estimators._stacked_fit import Fit, fit_stacked, fits_by_parts
+from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_parts
 from sksoftrank.ood._rows import score_rows
 from sksoftrank.search._fits import (
     Job,
@@ -101,7 +101,7 @@ class Evaluation:
         self.error_score = error_score
         self.n_jobs = n_jobs
         self.n_fits = 0
-        self.obstacles: Counter[str] = Counter()
+        self.unsupported: Counter[str] = Counter()
         self._identities: dict[Any, int] = {}
         self.n_classes = len(set(np.asarray(y).ravel().tolist()))
 
@@ -141,7 +141,7 @@ class Evaluation:
             whole_candidates=followed,
         )
         self.n_fits += len(jobs)
-        self.obstacles += stacks.obstacles
+        self.unsupported += stacks.unsupported
         followers = [
             None if watch is None else Follower(watch, self._empty())
             for watch in watches or [None] * len(candidates)
@@ -185,11 +185,11 @@ class Evaluation:
 
     def fallback_reason(self) -> str | None:
         """Return why some fits were not stacked; None if all were."""
-        if not self.obstacles:
+        if not self.unsupported:
             return None
-        reasons = ", ".join(f"{why} ({n} fits)" for why, n in self.obstacles.items())
+        reasons = ", ".join(f"{why} ({n} fits)" for why, n in self.unsupported.items())
         return (
-            f"{self.obstacles.total()} of {self.n_fits} fits were not stacked: "
+            f"{self.unsupported.total()} of {self.n_fits} fits were not stacked: "
             f"{reasons}"
         )
 
@@ -309,8 +309,8 @@ def _evaluate(
     start = time.perf_counter()
     estimators: list[Any] = []
     results = [FitScores() for _ in jobs]
-    fits: dict[int, Fit] = {}
-    shared: dict[Any, tuple[Any, Fit]] = {}
+    fits: dict[int, PendingFit] = {}
+    shared: dict[Any, tuple[Any, PendingFit]] = {}
 
     def score(estimator: Any, rows: Scored) -> float:
         params = rows.params(X, score_params)

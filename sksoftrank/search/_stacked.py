@@ -28,7 +28,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 
 from sksoftrank.estimators import BaseSoftRankClassifier
-from sksoftrank.estimators._stacked_fit import Fit, fit_stacked, fits_by_parts
+from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_parts
 from sksoftrank.search._fits import (
     Job,
     last_step,
@@ -260,15 +260,15 @@ class _Evaluation:
         self.score_options = score_options
         self.n_fits = 0
         self.stack_bytes = 0
-        self.obstacles: Counter[str] = Counter()
+        self.unsupported: Counter[str] = Counter()
 
     def fallback_reason(self) -> str | None:
         """Return why some fits were not stacked; None if all were."""
-        if not self.obstacles:
+        if not self.unsupported:
             return None
-        reasons = ", ".join(f"{why} ({n} fits)" for why, n in self.obstacles.items())
+        reasons = ", ".join(f"{why} ({n} fits)" for why, n in self.unsupported.items())
         return (
-            f"{self.obstacles.total()} of {self.n_fits} fits were not stacked: "
+            f"{self.unsupported.total()} of {self.n_fits} fits were not stacked: "
             f"{reasons}"
         )
 
@@ -315,7 +315,7 @@ class _Evaluation:
         n_classes = len(set(np.asarray(self.y).ravel().tolist()))
         plan = plan_stacks(self.base_estimator, jobs, self.X, n_classes, n_workers)
         self.n_fits += len(jobs)
-        self.obstacles += plan.obstacles
+        self.unsupported += plan.unsupported
         self.stack_bytes = max(self.stack_bytes, plan.n_bytes)
         if self.score_options["verbose"] > 0 and self.stack_bytes:
             print(  # noqa: T201
@@ -347,8 +347,8 @@ def _fit_and_score_chunk(
             for estimator, job in zip(estimators, jobs, strict=True)
         ]
     errors: list[Exception | None] = [None] * len(jobs)
-    fits: dict[int, Fit] = {}
-    shared: dict[Any, tuple[Any, Fit]] = {}
+    fits: dict[int, PendingFit] = {}
+    shared: dict[Any, tuple[Any, PendingFit]] = {}
     for place, (job, estimator) in enumerate(zip(jobs, estimators, strict=True)):
         try:
             fits[place] = prepare_fit(estimator, job, X, y, fit_params, shared)

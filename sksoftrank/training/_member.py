@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sksoftrank.modules import MLP
-from sksoftrank.training._batches import InMemoryBatches
-from sksoftrank.training._stopping import BestEpoch
+from torch import nn
 
 
 @dataclass
@@ -31,44 +30,45 @@ class StopFlag:
 
 @dataclass
 class Member:
-    """One network of a stack, with everything that is its own.
+    """One network in training, with everything that is its own.
 
     Parameters
     ----------
-    module : MLP
-        The network; trained in place. Members of a stack agree in all shapes, the
-        activation and the normalisation.
-    batches : InMemoryBatches
-        The rows, labels and weights to train on. Members of a stack agree in batch
-        sizes and device.
+    module : torch.nn.Module
+        The network; trained in place. Those of a stack are MLPs that agree in all
+        shapes, the activation and the normalisation.
+    batches : iterable
+        The rows, labels and weights to train on, anew in each epoch. Those of a stack
+        are `InMemoryBatches` that agree in batch sizes and device.
     temperatures : sequence of float
         Temperature of each epoch; their number is the number of epochs.
-    learning_rates : sequence of float
-        Learning rate of each epoch.
+    learning_rates : list of float
+        Learning rate of each epoch, read as it begins.
     weight_decay : float, default=0.0
         Non-negative.
     label_smoothing : float, default=0.0
         In [0, 1].
     max_grad_norm : float, default=None
         Positive. Longer gradients are scaled down to this norm; None leaves them.
-    valid : InMemoryBatches, default=None
-        Rows to validate on after each epoch.
-    stopping : BestEpoch, default=None
-        When to stop by the validation; the weights of the best epoch are restored.
-    on_epoch : callable, default=None
-        Called with the member after each epoch; what returns True ends its training.
+    valid : iterable, default=None
+        Rows to validate on, for `on_epoch_end`.
+    forward_params : dict, default={}
+        Further arguments of the module's forward pass.
+    on_epoch_begin, on_epoch_end : callable, default=None
+        Called with the member before and after each epoch. Where the latter returns
+        True, or raises an error, its training ends.
 
     Attributes
     ----------
     history : list of dict
-        One record an epoch finished, as in ``SoftRankMLPClassifier.history_``.
-    error : FloatingPointError or None
-        Why training ended early: the loss was not finite. The weights are then those
-        of the last finished epoch.
+        One record an epoch finished: its number, loss, learning rate and temperature.
+    error : Exception or None
+        Why training ended early, such as a loss that was not finite. The weights are
+        then those of the last finished epoch.
     is_interrupted : bool
         Whether Ctrl-C ended training after a finished epoch.
     is_stopped : bool
-        Whether `on_epoch` ended training.
+        Whether `on_epoch_end` ended training.
 
     Examples
     --------
@@ -81,18 +81,19 @@ class Member:
     3
     """
 
-    module: MLP
-    batches: InMemoryBatches
+    module: nn.Module
+    batches: Any
     temperatures: Sequence[float]
-    learning_rates: Sequence[float]
+    learning_rates: list[float]
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     max_grad_norm: float | None = None
-    valid: InMemoryBatches | None = None
-    stopping: BestEpoch | None = None
-    on_epoch: Callable[[Member], object] | None = None
+    valid: Any = None
+    forward_params: dict[str, Any] = field(default_factory=dict)
+    on_epoch_begin: Callable[[Member], object] | None = None
+    on_epoch_end: Callable[[Member], object] | None = None
     history: list[dict[str, float]] = field(default_factory=list, init=False)
-    error: FloatingPointError | None = field(default=None, init=False)
+    error: Exception | None = field(default=None, init=False)
     is_interrupted: bool = field(default=False, init=False)
     is_stopped: bool = field(default=False, init=False)
 
@@ -100,8 +101,3 @@ class Member:
     def n_epochs(self) -> int:
         """Number of epochs to train."""
         return len(self.temperatures)
-
-    @property
-    def kept_epoch(self) -> int:
-        """The epoch, counted from one, whose weights the module has."""
-        return self.stopping.epoch if self.stopping else len(self.history)

@@ -1,29 +1,29 @@
-"""The skorch net: a temperature, batches from memory, and a lean epoch."""
+"""The skorch net: a temperature, batches from memory, and the one loop."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils._metadata_requests import _routing_enabled, process_routing
 from skorch import NeuralNetClassifier
 from skorch.callbacks import (
     Callback,
     EarlyStopping,
-    EpochScoring,
     EpochTimer,
     GradientNormClipping,
-    LRScheduler,
-    PassthroughScoring,
     PrintLog,
 )
 from skorch.dataset import unpack_data
 from skorch.utils import is_dataset, to_numpy, to_tensor
 from torch import Tensor
-from tqdm.auto import tqdm
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sksoftrank.losses import (
     TemperatureCrossEntropyLoss,
@@ -31,13 +31,20 @@ from sksoftrank.losses import (
     temperature_softmax,
 )
 from sksoftrank.modules._protocol import parameters_without_decay
+from sksoftrank.training._autograd import as_logits, validate
 from sksoftrank.training._batches import InMemoryDataset
+from sksoftrank.training._grouping import (
+    acts_on_batches,
+    callbacks_of,
+    train_members,
+)
 from sksoftrank.training._iterators import make_batches
-from sksoftrank.training._precision import PRECISIONS, autocast, matmul_precision
+from sksoftrank.training._member import Member, StopFlag
+from sksoftrank.training._precision import PRECISIONS, autocast
 from sksoftrank.training._stopping import divergence, interruption
 
-# Hooks that a lean epoch does not call.
-_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+# What a subclass may do in its own way.
+_STEPS = ("get_loss", "infer", "run_single_epoch", "train_step", "train_step_single")
 
 
 class SoftRankNet(NeuralNetClassifier):
@@ -49,8 +56,9 @@ class SoftRankNet(NeuralNetClassifier):
     the one that the net was trained at; weight decay is for weight matrices, not for
     biases, scales, and what the module's ``no_weight_decay()`` names; arrays are
     batched in memory and shuffled; an epoch runs without per-batch bookkeeping where no
-    callback asks for it; a loss that is not finite is an error; Ctrl-C keeps the last
-    finished epoch.
+    callback asks for it, and `fit` trains a plain :class:`sksoftrank.modules.MLP`
+    without autograd, several times as fast; a loss that is not finite is an error;
+    Ctrl-C keeps the last finished epoch.
 
     Parameters
     ----------
@@ -65,8 +73,9 @@ class SoftRankNet(NeuralNetClassifier):
         The loss, or a subclass of it. ``criterion__x`` sets its other parameters.
     optimizer : type, default=torch.optim.Adam
         Optimizer class. ``optimizer__x`` sets its parameters.
-    lr : float, default=0.001
-        Learning rate. What suits a temperature grows like its square root.
+    lr : float or sequence of float, default=0.001
+        Learning rate, or one for each epoch. What suits a temperature grows like its
+        square root.
     dataset : type, default=InMemoryDataset
         Dataset class that wraps `X` and `y`.
     iterator_train : callable, default=make_batches
@@ -78,6 +87,9 @@ class SoftRankNet(NeuralNetClassifier):
     precision : {"float32", "bf16", "tf32"}, default="float32"
         "bf16" runs the module in half precision where that is safe, "tf32" lets CUDA
         shorten the factors of a training's products.
+    random_state : int, default=None
+        Seed of torch's global generators while the net trains, for modules that draw
+        from them; they are put back afterwards. None leaves them alone.
     **kwargs : dict
         Further parameters of skorch's net.
 
@@ -89,8 +101,8 @@ class SoftRankNet(NeuralNetClassifier):
     Raises
     ------
     ValueError
-        At fit, for a temperature that is not positive and finite, or labels that are
-        not class codes.
+        At fit, for a temperature that is not positive and finite, labels that are not
+        class codes, or too few learning rates.
     FloatingPointError
         At the training step whose loss is not finite.
 
@@ -124,12 +136,13 @@ class SoftRankNet(NeuralNetClassifier):
         temperature: Any = 1.0,
         criterion: Any = TemperatureCrossEntropyLoss,
         optimizer: Any = torch.optim.Adam,
-        lr: float = 1e-3,
+        lr: Any = 1e-3,
         dataset: Any = InMemoryDataset,
         iterator_train: Any = make_batches,
         iterator_valid: Any = make_batches,
         iterator_train__shuffle: bool = True,
         precision: str = "float32",
+        random_state: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -146,17 +159,12 @@ class SoftRankNet(NeuralNetClassifier):
         )
         self.temperature = temperature
         self.precision = precision
+        self.random_state = random_state
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Callback]]:
-        # skorch's own, less the accuracy's EpochScoring: the validation epoch below
-        # counts correct rows as it goes.
-        return [
-            ("epoch_timer", EpochTimer()),
-            ("train_loss", PassthroughScoring(name="train_loss", on_train=True)),
-            ("valid_loss", PassthroughScoring(name="valid_loss")),
-            ("print_log", PrintLog()),
-        ]
+        # skorch's own, less those that score: the loop records losses and accuracy.
+        return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
 
     # -- Parts ---------------------------------------------------------------------
 
@@ -219,38 +227,68 @@ class SoftRankNet(NeuralNetClassifier):
         params.setdefault("batch_size", self.batch_size)
         if params["batch_size"] == -1:
             params["batch_size"] = len(dataset)
+        if training:
+            params.setdefault(
+                "min_batch_size", min(self.min_batch_size, params["batch_size"])
+            )
         return make_batches(dataset, device=self.device, **params)
 
-    # Whether the optimizer is built only once this net trains by itself: to build one
-    # imports torch's compiler, which takes longer than a small network's training.
-    defers_optimizer_ = False
+    @property
+    def min_batch_size(self) -> int:
+        """The fewest rows that the module can train on.
+
+        Batch normalisation has no variance to divide by in a batch of one.
+        """
+        layers = self.module_.modules()
+        return 2 if any(isinstance(layer, _BatchNorm) for layer in layers) else 1
+
+    # -- The optimizer ----------------------------------------------------------------
+
     prefixes_: list[str]
 
-    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> SoftRankNet:
-        """Build the optimizer, unless others train or nobody does; see skorch."""
-        if self.defers_optimizer_:
-            # Its arguments are checked by their prefix all the same.
-            self.prefixes_ = [*self.prefixes_, "optimizer"]
-            return self
-        return super().initialize_optimizer(*args, **kwargs)
+    @property
+    def has_optimizer_(self) -> bool:
+        """Whether the optimizer has been built."""
+        return "optimizer_" in self.__dict__
 
-    def _build_deferred_optimizer(self) -> None:
-        if self.defers_optimizer_:
-            self.defers_optimizer_ = False
+    def initialize(self) -> SoftRankNet:
+        """Build all parts but the optimizer; see skorch.
+
+        That is built when it is first asked for: it imports torch's compiler, which
+        takes longer than a small network's training, that may need none.
+        """
+        self.__dict__.pop("optimizer_", None)
+        return super().initialize()
+
+    def initialize_optimizer(self, *args: Any, **kwargs: Any) -> SoftRankNet:
+        """Build the optimizer anew where there is one, and else leave it for later."""
+        if self.has_optimizer_:
+            return super().initialize_optimizer(*args, **kwargs)
+        # Its arguments are checked by their prefix all the same.
+        if "optimizer" not in self.prefixes_:
+            self.prefixes_ = [*self.prefixes_, "optimizer"]
+        return self
+
+    def _build_optimizer(self) -> None:
+        if not self.has_optimizer_:
             # skorch takes note of it only where its name is new.
             self.prefixes_ = [name for name in self.prefixes_ if name != "optimizer"]
-            self._initialize_optimizer()
+            self.__dict__["optimizer_"] = None
+            self.initialized_ = False  # Or skorch would say that it is built again.
+            try:
+                self._initialize_optimizer()
+            finally:
+                self.initialized_ = True
 
     def set_params(self, **params: Any) -> SoftRankNet:
         """Set parameters; see skorch."""
-        if any(name.startswith("optimizer") for name in params):
-            self._build_deferred_optimizer()
+        if self.initialized_ and any(name.startswith("optimizer") for name in params):
+            self._build_optimizer()  # skorch sets them on it.
         return super().set_params(**params)
 
     def __getattr__(self, name: str) -> Any:
-        # Of what is not there: a deferred optimizer comes when it is asked for.
-        if name == "optimizer_" and self.__dict__.get("defers_optimizer_", False):
-            self._build_deferred_optimizer()
+        if name == "optimizer_" and self.__dict__.get("initialized_", False):
+            self._build_optimizer()
             return self.optimizer_
         raise AttributeError(
             f"{type(self).__name__!r} object has no attribute {name!r}"
@@ -264,6 +302,8 @@ class SoftRankNet(NeuralNetClassifier):
         A group of ``optimizer__param_groups`` with a decay of its own keeps it whole.
         """
         args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
+        if not isinstance(kwargs["lr"], Real):
+            kwargs["lr"] = kwargs["lr"][0]
         if not kwargs.get("weight_decay"):
             return args, kwargs
         spared = {id(p) for p in parameters_without_decay(self.module_)}
@@ -286,22 +326,18 @@ class SoftRankNet(NeuralNetClassifier):
         self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False
     ) -> Tensor:
         """Return the loss; `y_true` is codes or a pair of codes and sample weights."""
-        logits = y_pred[0] if isinstance(y_pred, tuple) else y_pred
         target = to_tensor(y_true, device=self.device)
         if not isinstance(target, tuple | list):
             target = (target,)
-        loss: Tensor = self.criterion_(logits, *target)
+        loss: Tensor = self.criterion_(as_logits(y_pred), *target)
         if training and not math.isfinite(loss.item()):
-            self._raise_divergence(loss)
+            raise divergence(
+                loss.item(),
+                f"epoch {len(self.history)}",
+                self.criterion_.temperature,
+                self.optimizer_.param_groups[0]["lr"],
+            )
         return loss
-
-    def _raise_divergence(self, loss: Tensor) -> None:
-        raise divergence(
-            loss.item(),
-            f"epoch {len(self.history)}",
-            self.criterion_.temperature,
-            self.optimizer_.param_groups[0]["lr"],
-        )
 
     def _get_predict_nonlinearity(self) -> Any:
         self.check_is_fitted()
@@ -314,234 +350,264 @@ class SoftRankNet(NeuralNetClassifier):
         with autocast(self.precision, self.device):
             output = super().infer(x, **fit_params)
         if isinstance(output, tuple):
-            return (_lengthen(output[0]), *output[1:])
-        return _lengthen(output)
+            return (as_logits(output), *output[1:])
+        return as_logits(output)
 
-    # -- Epochs --------------------------------------------------------------------
+    # -- Training --------------------------------------------------------------------
 
-    def _needs_batches(self, callback: Callback) -> bool:
-        """Whether a callback acts on training batches."""
-        if isinstance(callback, EpochScoring) and not callback.on_train:
-            return False  # Its batch hook keeps predictions for validation.
-        if type(callback) is GradientNormClipping:
-            return False  # A lean epoch calls it.
-        if isinstance(callback, LRScheduler) and callback.step_every == "epoch":
-            return False
+    @property
+    def has_own_steps(self) -> bool:
+        """Whether a subclass has its own way to make a step."""
         return any(
-            getattr(type(callback), hook) is not getattr(Callback, hook)
-            for hook in _BATCH_HOOKS
+            getattr(type(self), name) is not getattr(SoftRankNet, name)
+            for name in _STEPS
         )
 
-    def _can_run_lean(self) -> bool:
-        """Whether nothing needs more of an epoch than steps and the mean loss."""
-        own = all(
-            getattr(type(self), name) is getattr(base, name)
-            for base, names in (
-                (SoftRankNet, ("get_loss", "infer")),
-                (
-                    NeuralNetClassifier,
-                    ("train_step", "train_step_single", *_BATCH_HOOKS),
-                ),
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> SoftRankNet:
+        """Build all parts anew and train; see :meth:`skorch.NeuralNet.fit`."""
+        if self.warm_start and self.initialized_:
+            return self.partial_fit(X, y, _routing_method="fit", **fit_params)
+        self.initialize()
+        return self._fit(X, y, **fit_params)
+
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+    ) -> SoftRankNet:
+        """Train on from where the net is, by autograd; see skorch.
+
+        The optimizer's state lives from call to call. After a `fit` it starts anew.
+        """
+        if not self.initialized_:
+            self.initialize()
+        self._build_optimizer()
+        fit_params.setdefault("_routing_method", "partial_fit")
+        return self._fit(X, y, **fit_params)
+
+    def _fit(self, X: Any, y: Any, **params: Any) -> SoftRankNet:
+        self.notify("on_train_begin", X=X, y=y)
+        self.fit_loop(X, y, **params)
+        self._end_training(X, y)
+        return self
+
+    def fit_loop(
+        self,
+        X: Any,
+        y: Any = None,
+        epochs: int | None = None,
+        *,
+        _routing_method: str = "fit",
+        **params: Any,
+    ) -> SoftRankNet:
+        """Train; an interruption or an error leaves the last finished epoch's weights.
+
+        See :meth:`skorch.NeuralNet.fit_loop` for the parameters.
+        """
+        member = self._make_member(X, y, epochs, _routing_method, params)
+        self._train([self], [member])
+        if member.error is not None:
+            raise member.error
+        if self.was_interrupted_:
+            self.warn_of_interruption()
+        return self
+
+    @staticmethod
+    def _train(
+        nets: Sequence[SoftRankNet],
+        members: Sequence[Member],
+        stop: StopFlag | None = None,
+        *,
+        together: bool = False,
+    ) -> None:
+        """Train, and take note of how each net ends."""
+        try:
+            train_members(nets, members, stop, together=together)
+        finally:
+            for net, member in zip(nets, members, strict=True):
+                net.was_interrupted_ = member.is_interrupted
+                if net.history and "temperature" not in net.history[-1]:
+                    del net.history[-1]  # An epoch that did not come to its end.
+
+    def _end_training(self, X: Any, y: Any = None) -> None:
+        self.notify("on_train_end", X=X, y=y)
+        if self.history:
+            self.temperature_ = self.history[self.kept_epoch - 1, "temperature"]
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch, counted from one, whose weights the module has."""
+        for callback in callbacks_of(self):
+            is_stopping = isinstance(callback, EarlyStopping)
+            if is_stopping and callback.load_best and callback.best_epoch_:
+                return int(callback.best_epoch_)
+        return len(self.history)
+
+    def warn_of_interruption(self) -> None:
+        """Say that Ctrl-C ended the training, and what is kept."""
+        message = interruption(len(self.history), self.max_epochs, self.kept_epoch)
+        warnings.warn(message, UserWarning, stacklevel=4)
+
+    def _make_member(
+        self,
+        X: Any,
+        y: Any = None,
+        epochs: int | None = None,
+        routing_method: str = "fit",
+        params: dict[str, Any] | None = None,
+    ) -> Member:
+        """Return the training that is ahead, checked."""
+        params = params or {}
+        self.check_data(X, y)
+        self.check_training_readiness()
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {PRECISIONS}, got {self.precision!r}. Use "
+                "'float32'."
             )
-            for name in names
-        )
-        return (
-            own
-            and self._optimizers == ["optimizer"]
-            and not isinstance(self.optimizer_, torch.optim.LBFGS)
-            and not any(self._needs_batches(cb) for _, cb in self.callbacks_)
-        )
-
-    def run_single_epoch(
-        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **params: Any
-    ) -> None:
-        """Run one epoch of training or validation."""
-        if iterator is None:
-            return
-        if not training:
-            self._run_validation(iterator, prefix, step_fn, **params)
-            return
-        if self.verbose > 1:
-            epoch = f"epoch {len(self.history)}"
-            iterator = tqdm(iterator, desc=epoch, unit="batch", leave=False)
-        if params or not self._can_run_lean():
-            super().run_single_epoch(iterator, training, prefix, step_fn, **params)
-        else:
-            self._run_lean_epoch(iterator, prefix)
-
-    def _run_lean_epoch(self, iterator: Any, prefix: str) -> None:
-        module, criterion, optimizer = self.module_, self.criterion_, self.optimizer_
-        device = self.device
-        self._set_training(True)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        clippings = [
-            cb for _, cb in self.callbacks_ if isinstance(cb, GradientNormClipping)
+        epochs = self.max_epochs if epochs is None else epochs
+        split_params = params
+        if _routing_enabled():
+            routed = process_routing(self, routing_method, **params)
+            split_params = routed.get("splitter", {"split": {}})["split"]
+        train, valid = self.get_split_datasets(X, y, **split_params)
+        datasets = {"dataset_train": train, "dataset_valid": valid}
+        clipping = [
+            callback.gradient_clip_value
+            for callback in callbacks_of(self)
+            if isinstance(callback, GradientNormClipping)
         ]
-        total, n_rows, n_batches = 0.0, 0, 0
-        for x, y in iterator:
-            x = to_tensor(x, device=device)
-            target = y if isinstance(y, tuple | list) else (y,)
-            for parameter in parameters:  # zero_grad, less its profiler hook
-                parameter.grad = None
-            with autocast(self.precision, device):
-                output = module(**x) if isinstance(x, dict) else module(x)
-            logits = output[0] if isinstance(output, tuple) else output
-            target = to_tensor(target, device=device)
-            loss = criterion(_lengthen(logits), *target)
-            value = loss.item()
-            if not math.isfinite(value):
-                self._raise_divergence(loss)
-            loss.backward()
-            for clipping in clippings:
-                clipping.on_grad_computed(self, module.named_parameters())
-            optimizer.step()
-            size = len(target[0])
-            total += value * size
-            n_rows += size
-            n_batches += 1
-        if n_batches and self.n_epochs_finished_ + 1 == len(self.temperatures_):
-            self._check_last_step(x)
-        # One record for the epoch, in the shape that skorch's callbacks read.
-        self.history.new_batch()
-        self.history.record_batch(f"{prefix}_loss", total / n_rows)
-        self.history.record_batch(f"{prefix}_batch_size", n_rows)
-        self.history.record(f"{prefix}_batch_count", n_batches)
+        return Member(
+            self.module_,
+            self.get_iterator(train, training=True),
+            as_schedule(self.temperature).values(epochs),
+            self._learning_rates(epochs),
+            weight_decay=self.get_params_for("optimizer").get("weight_decay", 0.0),
+            label_smoothing=self.criterion_.label_smoothing,
+            max_grad_norm=min(clipping, default=None),
+            valid=None if valid is None else self.get_iterator(valid),
+            forward_params=params,
+            on_epoch_begin=partial(self._begin_epoch, datasets),
+            on_epoch_end=partial(self._end_epoch, datasets),
+        )
 
-    def _check_last_step(self, x: Any) -> None:
-        """Refuse logits that are not finite: no loss sees what the last step does."""
-        self._set_training(False)
-        with torch.no_grad(), autocast(self.precision, self.device):
-            output = self.module_(**x) if isinstance(x, dict) else self.module_(x)
-        logits = output[0] if isinstance(output, tuple) else output
-        if not logits.isfinite().all():
-            self._raise_divergence(torch.tensor(math.nan))
+    def _learning_rates(self, epochs: int) -> list[float]:
+        given = self.get_params_for("optimizer").get("lr", self.lr)
+        if isinstance(given, Real):
+            return [float(given)] * epochs
+        if len(given) < epochs:
+            raise ValueError(
+                f"lr must be one number, or one for each of {epochs} epochs, got "
+                f"{len(given)} numbers. Pass as many as there are epochs."
+            )
+        return list(given[:epochs])
 
-    def _run_validation(
-        self, iterator: Any, prefix: str, step_fn: Any, **params: Any
-    ) -> None:
-        """Run skorch's epoch, with the weighted share of correct rows beside it."""
+    def _begin_epoch(self, datasets: dict[str, Any], member: Member) -> None:
+        """Set an epoch's temperature and learning rate, and let callbacks know."""
+        epoch = len(member.history)
+        self.temperature_ = self.criterion_.temperature = member.temperatures[epoch]
+        self.notify("on_epoch_begin", **datasets)
+        if not self.has_optimizer_:
+            return
+        if isinstance(self.lr, Real):
+            # The optimizer's, which a callback may have set.
+            member.learning_rates[epoch] = self.optimizer_.param_groups[0]["lr"]
+        else:
+            for group in self.optimizer_.param_groups:
+                group["lr"] = member.learning_rates[epoch]
+
+    def _end_epoch(self, datasets: dict[str, Any], member: Member) -> bool:
+        """Validate, add to the history, and ask callbacks whether to stop."""
+        done = dict(member.history[-1])
+        del done["epoch"]  # A training that goes on has more of them.
+        if member.valid is not None:
+            done |= self._validate(member)
+        for name in ("train_loss", "valid_loss"):
+            if name in done:
+                before = [row[name] for row in self.history[:-1] if name in row]
+                done[f"{name}_best"] = done[name] < min(before, default=math.inf)
+        for name, value in done.items():
+            self.history.record(name, value)
+        try:
+            self.notify("on_epoch_end", **datasets)
+        except KeyboardInterrupt:
+            return True  # How skorch's callbacks stop a training.
+        return False
+
+    def _validate(self, member: Member) -> dict[str, float]:
+        # At one temperature: losses of different ones do not compare.
+        self.criterion_.temperature = member.temperatures[-1]
+        if not (acts_on_batches(self, training=False) or member.forward_params):
+            return validate(
+                *(self.module_, member.valid, self.criterion_),
+                device=self.device,
+                precision=self.precision,
+            )
         correct, total = 0.0, 0.0
 
         def counting_step(batch: Any, **params: Any) -> Any:
             nonlocal correct, total
-            step = step_fn(batch, **params)
+            step = self.validation_step(batch, **params)
             _, target = unpack_data(batch)
-            logits = step["y_pred"]
-            logits = logits[0] if isinstance(logits, tuple) else logits
             codes, weight = (
                 target if isinstance(target, tuple | list) else (target, None)
             )
+            logits = as_logits(step["y_pred"])
             hits = (logits.argmax(dim=1).cpu() == codes.cpu()).double()
             weight = torch.ones_like(hits) if weight is None else weight.cpu().double()
             correct += (weight * hits).sum().item()
             total += weight.sum().item()
             return step
 
-        # At one temperature: losses of different ones do not compare.
-        self.criterion_.temperature = self.temperatures_[-1]
-        super().run_single_epoch(iterator, False, prefix, counting_step, **params)
-        self.history.record(f"{prefix}_acc", correct / total)
-
-    # -- The loop: temperature, and what an interruption leaves behind ---------------
-
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        """Set the epoch's temperature."""
-        super().on_epoch_begin(net, **kwargs)
-        self.temperature_ = self.temperatures_[self.n_epochs_finished_]
-        self.criterion_.temperature = self.temperature_
-
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Keep the weights: this epoch is finished."""
-        super().on_epoch_end(net, **kwargs)
-        if "optimizer" in self._optimizers:
-            self.history.record("lr", self.optimizer_.param_groups[0]["lr"])
-        self.history.record("temperature", self.temperature_)
-        self._take_snapshot()
-        self.n_epochs_finished_ += 1
-
-    def _take_snapshot(self) -> None:
-        with torch.no_grad():
-            for kept, tensor in zip(
-                self.snapshot_, self.module_.state_dict().values(), strict=True
-            ):
-                kept.copy_(tensor)
-
-    def _restore_snapshot(self) -> None:
-        names = self.module_.state_dict()
-        self.module_.load_state_dict(dict(zip(names, self.snapshot_, strict=True)))
-
-    def _stopped_early(self) -> bool:
-        return any(
-            isinstance(callback, EarlyStopping)
-            and callback.misses_ >= callback.patience
-            for _, callback in self.callbacks_
+        self.run_single_epoch(
+            member.valid, False, "valid", counting_step, **member.forward_params
         )
+        names = ["valid_batch_size", "valid_loss"]
+        sizes, losses = zip(*self.history[-1, "batches", :, names], strict=True)
+        loss = float(np.average(losses, weights=sizes))
+        return {"valid_loss": loss, "valid_acc": correct / total}
 
-    def fit_loop(
-        self, X: Any, y: Any = None, epochs: int | None = None, **params: Any
-    ) -> SoftRankNet:
-        """Train; an interruption or an error leaves the last finished epoch's weights.
 
-        See :meth:`skorch.NeuralNet.fit_loop` for the parameters.
-        """
-        epochs = self.max_epochs if epochs is None else epochs
-        self._build_deferred_optimizer()
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"precision must be one of {PRECISIONS}, got {self.precision!r}. Use "
-                "'float32'."
-            )
-        self.temperatures_ = as_schedule(self.temperature).values(epochs)
-        self.n_epochs_finished_ = 0
-        self.was_interrupted_ = False
-        self.snapshot_ = [
-            tensor.detach().clone() for tensor in self.module_.state_dict().values()
-        ]
+def fit_nets(
+    nets: Sequence[SoftRankNet],
+    datasets: Sequence[Any],
+    stop: StopFlag | None = None,
+    *,
+    together: bool = False,
+) -> list[Exception | None]:
+    """Train initialised nets, in stacks where they can be, each as by its own `fit`.
+
+    Parameters
+    ----------
+    nets : sequence of SoftRankNet
+        Initialised; each ends trained, or as it was.
+    datasets : sequence of Dataset
+        What each trains on.
+    stop : StopFlag, default=None
+        Once set, from another thread, training ends as Ctrl-C ends it.
+    together : bool, default=False
+        Whether nets that can be one stack are, however large, as those must be whose
+        callbacks wait for each other.
+
+    Returns
+    -------
+    list of Exception or None
+        The error that each net's training ended with.
+    """
+    errors: list[Exception | None] = [None] * len(nets)
+    members: dict[int, Member] = {}
+    for k, (net, dataset) in enumerate(zip(nets, datasets, strict=True)):
         try:
-            with torch.enable_grad(), matmul_precision(self.precision, self.device):
-                super().fit_loop(X, y, epochs=epochs, **params)
-        except KeyboardInterrupt:
-            # skorch's callbacks stop a training by raising this too.
-            if self._stopped_early():
-                return self
-            self._restore_snapshot()
-            self._drop_unfinished_epoch()
-            if self.n_epochs_finished_ == 0:
-                raise
-            self.was_interrupted_ = True
-            warnings.warn(
-                interruption(self.n_epochs_finished_, epochs, self.n_epochs_finished_),
-                UserWarning,
-                stacklevel=2,
-            )
-        except BaseException:
-            self._restore_snapshot()
-            self._drop_unfinished_epoch()
-            raise
-        finally:
-            del self.snapshot_
-        return self
-
-    def _drop_unfinished_epoch(self) -> None:
-        if self.history and "temperature" not in self.history[-1]:
-            del self.history[-1]
-
-    def partial_fit(
-        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
-    ) -> SoftRankNet:
-        """Train without starting anew; see :meth:`skorch.NeuralNet.partial_fit`."""
-        # skorch's own, but for its silence on KeyboardInterrupt, which fit_loop
-        # handles.
-        if not self.initialized_:
-            self.initialize()
-        routing_method = fit_params.pop("_routing_method", "partial_fit")
-        self.notify("on_train_begin", X=X, y=y)
-        self.fit_loop(X, y, _routing_method=routing_method, **fit_params)
-        self.notify("on_train_end", X=X, y=y)
-        return self
-
-
-def _lengthen(logits: Any) -> Any:
-    """Return logits in half precision as those in single, which the loss needs."""
-    is_half = isinstance(logits, Tensor) and logits.dtype == torch.bfloat16
-    return logits.float() if is_half else logits
+            net.notify("on_train_begin", X=dataset, y=None)
+            members[k] = net._make_member(dataset)
+        except Exception as error:
+            errors[k] = error
+    SoftRankNet._train(
+        [nets[k] for k in members], [*members.values()], stop, together=together
+    )
+    for k, member in members.items():
+        errors[k] = member.error
+        if member.error is None:
+            try:
+                nets[k]._end_training(datasets[k])
+            except Exception as error:
+                errors[k] = error
+    return errors

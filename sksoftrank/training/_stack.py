@@ -173,7 +173,7 @@ def _tensors(module: MLP) -> list[Tensor]:
     return [*parameters, *buffers]
 
 
-class Pass:
+class Propagation:
     """Forward and backward of networks `first` to `last` for batches of one size.
 
     Buffers and views are made once; each step fills them anew. `x` is (K, size, d), a

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from torch import Tensor
 
-from sksoftrank.training._stack import Pass, Stack, empty_rows, stack_rows
+from sksoftrank.training._stack import Propagation, Stack, empty_rows, stack_rows
 from sksoftrank.training._stack_loss import BlockLoss, EpochSettings
 from sksoftrank.training._stack_optimizer import FusedOptimizer
 
@@ -26,7 +26,7 @@ class Block:
         stack: Stack,
         optimizer: FusedOptimizer,
         settings: EpochSettings,
-        passes: dict[tuple[int, int, int], Pass],
+        propagations: dict[tuple[int, int, int], Propagation],
         sizes: list[list[int]],
         like: Tensor,
         fixed: bool,
@@ -38,7 +38,7 @@ class Block:
         self.x = like[None]
         self._own = empty_rows(len(sizes), like) if fixed else None
         # In a last batch sizes may differ: those of one size step together.
-        self.steps: list[list[tuple[Pass, slice, slice, Tensor, Tensor]]] = []
+        self.steps: list[list[tuple[Propagation, slice, slice, Tensor, Tensor]]] = []
         for step, at_step in enumerate(self.loss.sizes):
             start = step * self.loss.batch_size
             first, here = 0, []
@@ -47,11 +47,11 @@ class Block:
                     break
                 last = first + len(list(group))
                 key = (first, last, size)
-                if key not in passes:
-                    passes[key] = Pass(stack, settings, *key)
+                if key not in propagations:
+                    propagations[key] = Propagation(stack, settings, *key)
                 here.append(
                     (
-                        passes[key],
+                        propagations[key],
                         slice(first, last),
                         slice(start, start + size),
                         self.loss.targets[step, first:last, :size],
@@ -69,10 +69,10 @@ class Block:
     def run(self) -> None:
         """Step through the rows."""
         # What the loss needs of the labels alone is computed for all steps at once.
-        self.loss.aim()
+        self.loss.compute_targets()
         x = self.as_input(self.x)
-        for passes in self.steps:
-            for passing, members, rows, target, log_p in passes:
-                passing.run(x[members, rows], target, log_p)
+        for here in self.steps:
+            for propagation, members, rows, target, log_p in here:
+                propagation.run(x[members, rows], target, log_p)
                 self.optimizer.step(members, self.settings)
-        self.loss.score()
+        self.loss.compute_losses()

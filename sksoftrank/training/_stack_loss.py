@@ -137,7 +137,7 @@ class BlockLoss:
                 else:
                     row[: len(y)].copy_(w)
 
-    def aim(self) -> None:
+    def compute_targets(self) -> None:
         """Compute the targets of all steps."""
         # Roundings as autograd makes them: without weights, the factors of the loss
         # over the rows' number; with them, their product with a row's share.
@@ -155,7 +155,7 @@ class BlockLoss:
             self.targets.sub_(everywhere)
         self.targets.scatter_add_(3, self.y, -on_target.expand_as(self.y))
 
-    def score(self) -> None:
+    def compute_losses(self) -> None:
         """Compute the rows' losses from the log-probabilities, less their sign."""
         torch.gather(self.log_p, 3, self.y, out=self.losses)
         if self.spread is not None:

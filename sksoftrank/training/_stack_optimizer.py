@@ -22,10 +22,14 @@ OPTIONS: dict[Any, tuple[str, ...]] = {
 }
 
 
-def _options(
+# Of how torch computes, not what.
+_IMPLEMENTATIONS = ("fused", "foreach")
+
+
+def check_optimizer(
     kind: type[torch.optim.Optimizer], params: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return an optimizer's parameters, or say which there are not."""
+    """Return an optimizer's options, or say which a stack has not got."""
     if kind not in OPTIONS:
         raise ValueError(
             f"optimizer must be torch's Adam, AdamW or SGD, got {kind!r}. Use "
@@ -39,7 +43,10 @@ def _options(
                 f"optimizer_params must be parameters of {kind.__name__}, got {name!r}."
                 f" It has {[*OPTIONS[kind]]}."
             )
-        if name not in OPTIONS[kind] and value != known[name].default:
+        if (
+            name not in (*OPTIONS[kind], *_IMPLEMENTATIONS)
+            and value != known[name].default
+        ):
             raise ValueError(
                 f"optimizer_params must leave {name!r} at {known[name].default!r}, got "
                 f"{value!r}: only {[*OPTIONS[kind]]} can be set in a stack. Use "
@@ -60,10 +67,9 @@ class FusedOptimizer:
     def __init__(
         self,
         kind: type[torch.optim.Optimizer],
-        params: dict[str, Any],
+        options: dict[str, Any],
         stack: Stack,
     ) -> None:
-        options = _options(kind, params)
         self.stack = stack
         if kind is torch.optim.SGD:
             n_states = 1 if options["momentum"] else 0
@@ -76,9 +82,9 @@ class FusedOptimizer:
             self._fused = (
                 torch._fused_adam_ if kind is torch.optim.Adam else torch._fused_adamw_
             )
-            beta1, beta2 = options.pop("betas")
+            beta1, beta2 = options["betas"]
             self._options = {
-                **options,
+                **{name: options[name] for name in ("eps", "maximize")},
                 "beta1": beta1,
                 "beta2": beta2,
                 "amsgrad": False,

@@ -14,22 +14,22 @@ import math
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sksoftrank.losses import temperature_cross_entropy
 from sksoftrank.modules import MLP
 from sksoftrank.training._batches import BLOCK_BATCHES, InMemoryBatches
 from sksoftrank.training._cuda_graph import Graphs, recorder_for
+from sksoftrank.training._loop import train
 from sksoftrank.training._member import Member, StopFlag
-from sksoftrank.training._stack import Pass, Stack, linear_layers
+from sksoftrank.training._stack import Propagation, Stack, linear_layers
 from sksoftrank.training._stack_block import Block, Gathered
 from sksoftrank.training._stack_linear import NumpyLinear, TorchLinear
 from sksoftrank.training._stack_loss import EpochSettings
-from sksoftrank.training._stack_optimizer import FusedOptimizer
+from sksoftrank.training._stack_optimizer import FusedOptimizer, check_optimizer
 from sksoftrank.training._stopping import divergence
 from sksoftrank.training._threads import threads_for
 
@@ -131,24 +131,12 @@ def train_stack(
     >>> [m.history[-1]["train_loss"] < m.history[0]["train_loss"] for m in members]
     [True, True]
     """
-    _check_members(members)
-    # A product that overflows is a loss that is not finite.
-    with torch.no_grad(), np.errstate(all="ignore"), _threads(members[0].module):
-        training = _Training(members, optimizer, optimizer_params or {}, stop)
-        try:
-            training.run()
-        except KeyboardInterrupt:
-            if not training.active or not all(m.history for m in training.active):
-                raise
-            for member in training.active:
-                member.is_interrupted = True
-        finally:
-            training.release()
+    train(StackSteps(members, optimizer, optimizer_params or {}, stop))
 
 
 def stack_key(member: Member) -> tuple[Hashable, ...]:
     """Return what the members of a stack must agree in."""
-    module = member.module
+    module = cast(MLP, member.module)
     return (
         member.batches.batch_size,
         member.batches.min_batch_size,
@@ -159,151 +147,95 @@ def stack_key(member: Member) -> tuple[Hashable, ...]:
     )
 
 
-def _check_members(members: Sequence[Member]) -> None:
-    if not members:
-        raise ValueError("members must hold at least one member, got none.")
-    if len({stack_key(member) for member in members}) > 1:
-        raise ValueError(
-            "members must agree in shapes, activation, normalization, batch sizes "
-            "and device, got "
-            f"{[stack_key(member) for member in members]}. Train each kind by itself."
-        )
-
-
-def _threads(module: MLP) -> AbstractContextManager[None]:
-    if module.output.weight.device.type != "cpu":
-        return nullcontext()
-    return threads_for(max(layer.weight.numel() for layer in linear_layers(module)))
-
-
-class _Training:
-    """The loop over epochs and batches of a stack whose members come and go."""
+class StackSteps:
+    """Trains members whose networks have one shape, as matrices with a model axis."""
 
     def __init__(
         self,
         members: Sequence[Member],
         optimizer: type[torch.optim.Optimizer],
         optimizer_params: dict[str, Any],
-        stop: StopFlag | None,
+        stop: StopFlag | None = None,
     ) -> None:
+        if not members:
+            raise ValueError("members must hold at least one member, got none.")
+        if len({stack_key(member) for member in members}) > 1:
+            raise ValueError(
+                "members must agree in shapes, activation, normalization, batch sizes "
+                "and device, got "
+                f"{[stack_key(member) for member in members]}. Train each kind by "
+                "itself."
+            )
+        options = check_optimizer(optimizer, optimizer_params)
         loaded: dict[tuple[int, str], tuple[Any, Tensor]] = {}
         for member in members:
             member.batches.load(loaded)
-            if member.valid is not None:
-                member.valid.load(loaded)
         # Longest first: whoever still has rows at a step is then a range of the stack.
-        self.active = sorted(members, key=lambda m: -m.batches.n_rows)
+        self.members = sorted(members, key=lambda m: -m.batches.n_rows)
         self.stop = stop
-        device = self.active[0].module.output.weight.device
+        modules = [cast(MLP, member.module) for member in self.members]
+        device = modules[0].output.weight.device
         recorder = recorder_for(device)
         # numpy's products are not torch's, which alone can be recorded.
         in_numpy = device.type == "cpu" and recorder is None
-        self.stack = Stack(
-            [m.module for m in self.active], NumpyLinear if in_numpy else TorchLinear
-        )
-        self.optimizer = FusedOptimizer(optimizer, optimizer_params, self.stack)
-        # Weights to return to: of the last epoch finished, or of the best.
-        self.kept = self.stack.state.clone()
+        with torch.no_grad():
+            self.stack = Stack(modules, NumpyLinear if in_numpy else TorchLinear)
+            self.optimizer = FusedOptimizer(optimizer, options, self.stack)
+            # Weights to return to: of the last epoch finished.
+            self.kept = self.stack.state.clone()
         self.graphs = (
             None if recorder is None else Graphs(recorder, self.stack.generators)
         )
         # Made once for the members that are left, and each shape that comes up.
         self.settings: EpochSettings | None = None
-        self.passes: dict[tuple[int, int, int], Pass] = {}
+        self.propagations: dict[tuple[int, int, int], Propagation] = {}
         self.blocks: dict[tuple[int, ...], Block] = {}
 
-    def run(self) -> None:
-        epoch = 0
-        self._drop([k for k, m in enumerate(self.active) if m.n_epochs == 0])
-        while self.active:
-            epoch += 1
-            losses, diverged = self._train_epoch(epoch)
-            ended = set(diverged)
-            for k, member in enumerate(self.active):
-                if k not in diverged:
-                    is_last = epoch == member.n_epochs
-                    if is_last and not self._is_sound(member):
-                        member.error = self._divergence(
-                            member, math.nan, "the last step", epoch
-                        )
-                        ended.add(k)
-                        continue
-                    self._finish_epoch(k, member, epoch, losses[k])
-                    if (
-                        is_last
-                        or member.is_stopped
-                        or (
-                            member.stopping is not None and member.stopping.is_exhausted
-                        )
-                    ):
-                        ended.add(k)
-            self._drop(sorted(ended))
+    def threads(self) -> AbstractContextManager[None]:
+        """Return the context that holds as many threads as the shapes can use."""
+        if self.stack.device.type != "cpu":
+            return nullcontext()
+        layers = linear_layers(self.stack.modules[0])
+        return threads_for(max(layer.weight.numel() for layer in layers))
 
-    @staticmethod
-    def _is_sound(member: Member) -> bool:
-        """Return whether the logits are finite after the last step.
+    def is_finite(self, k: int) -> bool:
+        """Return whether the logits of some rows are finite."""
+        module, batches = self.members[k].module.eval(), self.members[k].batches
+        with torch.no_grad():
+            x, _, _ = batches.gather(None, slice(0, batches.batch_size))
+            return bool(module(x).isfinite().all())
 
-        No loss of training sees what that step has done.
-        """
-        member.module.eval()
-        x, _, _ = member.batches.gather(None, slice(0, member.batches.batch_size))
-        return bool(member.module(x).isfinite().all())
+    def keep(self, k: int) -> None:
+        """Take note of the weights as those to return to."""
+        self.kept[k].copy_(self.stack.state[k])
 
-    @staticmethod
-    def _divergence(
-        member: Member, loss: float, where: str, epoch: int
-    ) -> FloatingPointError:
-        return divergence(
-            loss,
-            f"{where} of epoch {epoch}",
-            member.temperatures[epoch - 1],
-            member.learning_rates[epoch - 1],
-        )
-
-    def _finish_epoch(self, k: int, member: Member, epoch: int, loss: float) -> None:
-        record: dict[str, float] = {"epoch": epoch, "train_loss": loss}
-        improved = True
-        if member.valid is not None:
-            # At one temperature: losses of different ones do not compare.
-            record |= _validate(member, member.valid, member.temperatures[-1])
-            if member.stopping is not None:
-                improved = member.stopping.update(
-                    epoch, record["valid_acc"], record["valid_loss"]
-                )
-        record["lr"] = member.learning_rates[epoch - 1]
-        record["temperature"] = member.temperatures[epoch - 1]
-        if improved:
-            self.kept[k].copy_(self.stack.state[k])
-        member.history.append(record)
-        if member.on_epoch is not None:
-            member.is_stopped = member.on_epoch(member) is True
-
-    def _drop(self, indices: Sequence[int]) -> None:
-        """Take members out that have ended, with the weights kept for them."""
-        if not indices:
+    def drop(self, places: Sequence[int]) -> None:
+        """Take members out, with the weights last kept, in memory of their own."""
+        if len(places) == 0:
             return
-        for k in indices:
-            self.stack.release(self.active[k].module, self.kept[k])
-        rest = [k for k in range(len(self.active)) if k not in set(indices)]
+        for k in places:
+            self.stack.release(self.stack.modules[k], self.kept[k])
+        rest = [k for k in range(len(self.members)) if k not in set(places)]
         # Together, for an interruption may come between any two lines.
-        self.active, self.kept = [self.active[k] for k in rest], self.kept[rest]
+        self.members, self.kept = [self.members[k] for k in rest], self.kept[rest]
         self.stack.select(rest)
         self.optimizer.select(rest)
         self.settings = None
-        self.passes.clear()
+        self.propagations.clear()
         if self.graphs is not None:
             self.graphs.clear()
         self.blocks.clear()
 
-    def release(self) -> None:
-        """Give all modules their weights, in memory of their own."""
-        self._drop(range(len(self.active)))
-
     # -- One epoch -------------------------------------------------------------------
 
-    def _train_epoch(self, epoch: int) -> tuple[list[float], dict[int, None]]:
+    def train_epoch(self, epoch: int) -> tuple[list[float], dict[int, Exception]]:
         """Train every member for an epoch; return mean losses, and who diverged."""
-        members = self.active
+        # A product that overflows is a loss that is not finite.
+        with torch.no_grad(), np.errstate(all="ignore"):
+            return self._train_epoch(epoch)
+
+    def _train_epoch(self, epoch: int) -> tuple[list[float], dict[int, Exception]]:
+        members = self.members
         for layers in self.stack.dropouts:
             for dropout in layers:
                 dropout.train()
@@ -321,7 +253,7 @@ class _Training:
         orders = [source.order() for source in sources]
         rows = sources[0].batches_per_block * size
         totals = torch.zeros(len(members), dtype=torch.float64)
-        diverged: dict[int, None] = {}
+        errors: dict[int, Exception] = {}
         unread: list[tuple[int, Tensor]] = []
         for start in range(0, n_rows[0], rows):
             if self.stop is not None and self.stop.is_set:
@@ -340,11 +272,11 @@ class _Training:
             if self.graphs is not None and blocks[0].stop < n_rows[0]:
                 continue
             for first, losses in unread:
-                self._read(epoch, first, losses.cpu(), totals, diverged)
+                self._read(epoch, first, losses.cpu(), totals, errors)
             unread.clear()
-            if len(diverged) == len(members):
+            if len(errors) == len(members):
                 break
-        return (totals / torch.tensor(n_rows)).tolist(), diverged
+        return (totals / torch.tensor(n_rows)).tolist(), errors
 
     def _read(
         self,
@@ -352,18 +284,20 @@ class _Training:
         first: int,
         losses: Tensor,
         totals: Tensor,
-        diverged: dict[int, None],
+        errors: dict[int, Exception],
     ) -> None:
         """Add losses (steps, K) from step `first` on to the totals of an epoch."""
         totals[: losses.shape[1]] += losses.sum(dim=0)
         if losses.isfinite().all():
             return
         for step, k in torch.nonzero(~losses.isfinite()).tolist():
-            if k not in diverged:
-                diverged[k] = None
-                member = self.active[k]
-                member.error = self._divergence(
-                    member, float(losses[step, k]), f"step {first + step + 1}", epoch
+            if k not in errors:
+                member = self.members[k]
+                errors[k] = divergence(
+                    float(losses[step, k]),
+                    f"step {first + step + 1} of epoch {epoch}",
+                    member.temperatures[epoch - 1],
+                    member.learning_rates[epoch - 1],
                 )
 
     def _train_block(
@@ -379,7 +313,7 @@ class _Training:
                 self.stack,
                 self.optimizer,
                 settings,
-                self.passes,
+                self.propagations,
                 [batches.batch_sizes(n) for n in counts],
                 # A shorter member's block may be the longer one.
                 like=max((x for x, _, _ in gathered), key=len),
@@ -392,39 +326,3 @@ class _Training:
         else:
             self.graphs.run(counts, block.run)
         return block.loss.sums()
-
-
-def _validate(
-    member: Member, batches: InMemoryBatches, temperature: float
-) -> dict[str, float]:
-    """Return a member's loss and weighted accuracy on its validation rows."""
-    member.module.eval()
-    losses, hits, weights = [], [], []
-    for x, target in batches:
-        y, w = target if isinstance(target, tuple) else (target, None)
-        logits = member.module(x)
-        losses.append(
-            temperature_cross_entropy(
-                logits,
-                y,
-                temperature,
-                sample_weight=w,
-                label_smoothing=member.label_smoothing,
-            )
-        )
-        hits.append(logits.argmax(dim=1) == y)
-        weights.append(torch.ones_like(y, dtype=torch.float32) if w is None else w)
-    # Read at the end: to read is to wait for all that the device has yet to do.
-    sizes = [len(hit) for hit in hits]
-    total, correct, weight = 0.0, 0.0, 0.0
-    for size, loss, hit, w in zip(
-        sizes,
-        torch.stack(losses).tolist(),
-        torch.cat(hits).cpu().split(sizes),
-        torch.cat(weights).cpu().double().split(sizes),
-        strict=True,
-    ):
-        total += loss * size
-        correct += (w * hit).sum().item()
-        weight += w.sum().item()
-    return {"valid_loss": total / batches.n_rows, "valid_acc": correct / weight}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -117,7 +116,9 @@ class AccuracyStopping(EarlyStopping):
         if self.best_.update(epoch, accuracy, loss):
             self.best_epoch_ = epoch
             if self.load_best:
-                self.best_model_weights_ = copy.deepcopy(net.module_.state_dict())
+                # Not by deepcopy: in a stack a tensor's memory is that of all networks.
+                state = net.module_.state_dict()
+                self.best_model_weights_ = {k: v.clone() for k, v in state.items()}
         self.misses_ = self.best_.misses
         if self.best_.is_exhausted:
             raise KeyboardInterrupt  # How skorch's callbacks stop a training.

@@ -1,0 +1,195 @@
+"""Steps by autograd: of any module, batches from anywhere, reduced precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.utils import to_tensor
+from torch import Tensor, nn
+
+from sksoftrank.losses import TemperatureCrossEntropyLoss
+from sksoftrank.training._member import Member, StopFlag
+from sksoftrank.training._precision import autocast
+from sksoftrank.training._stopping import divergence
+
+
+class AutogradSteps:
+    """Trains one member with torch's own optimizer.
+
+    Parameters
+    ----------
+    member : Member
+        The one to train.
+    optimizer : torch.optim.Optimizer
+        Of its parameters; its learning rate is the caller's to set.
+    criterion : TemperatureCrossEntropyLoss
+        The loss; its temperature is the caller's to set.
+    device : str or torch.device or None
+        Where batches are moved to; None leaves them where they come.
+    precision : {"float32", "bf16", "tf32"}
+        Of the forward pass.
+    clip : callable or None
+        Called when gradients are there.
+    show : callable
+        Takes an epoch's batches and yields them, e.g. with a progress bar.
+    run_epoch : callable or None
+        Takes an epoch's batches, trains on them and returns the mean loss, in place of
+        the plain steps here.
+    stop : StopFlag or None
+        Once set, training ends as Ctrl-C ends it.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        optimizer: torch.optim.Optimizer,
+        criterion: TemperatureCrossEntropyLoss,
+        *,
+        device: Any = "cpu",
+        precision: str = "float32",
+        clip: Callable[[], object] | None = None,
+        show: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+        run_epoch: Callable[[Iterator[Any]], float] | None = None,
+        stop: StopFlag | None = None,
+    ) -> None:
+        self.members = [member]
+        self.member = member
+        self.optimizer, self.criterion = optimizer, criterion
+        self.device, self.precision = device, precision
+        self.clip, self.show, self.run_epoch = clip, show, run_epoch
+        self.stop = stop
+        self._last_x: Any = None
+        self._kept = [tensor.detach().clone() for tensor in self._state()]
+        self._is_kept = True
+
+    def _state(self) -> list[Tensor]:
+        return list(self.member.module.state_dict().values())
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Return a context that leaves the threads as the user has them."""
+        return nullcontext()
+
+    def train_epoch(self, epoch: int) -> tuple[list[float], dict[int, Exception]]:
+        """Train for an epoch; return its mean loss, or the error it ended with."""
+        self._is_kept = False
+        try:
+            with torch.enable_grad():
+                if self.run_epoch is not None:
+                    return [self.run_epoch(self._batches())], {}
+                return [self._run(epoch)], {}
+        except Exception as error:
+            return [math.nan], {0: error}
+
+    def _batches(self) -> Iterator[Any]:
+        for batch in self.show(self.member.batches):
+            if self.stop is not None and self.stop.is_set:
+                raise KeyboardInterrupt
+            self._last_x = batch[0]
+            yield batch
+
+    def _run(self, epoch: int) -> float:
+        module, optimizer = self.member.module, self.optimizer
+        module.train()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        total, n_rows = 0.0, 0
+        for step, (x, y) in enumerate(self._batches(), start=1):
+            target = y if isinstance(y, tuple | list) else (y,)
+            for parameter in parameters:  # zero_grad, less its profiler hook
+                parameter.grad = None
+            target = to_tensor(target, device=self.device)
+            loss = self.criterion(self._logits(x), *target)
+            value = loss.item()
+            if not math.isfinite(value):
+                raise divergence(
+                    value,
+                    f"step {step} of epoch {epoch}",
+                    self.member.temperatures[epoch - 1],
+                    optimizer.param_groups[0]["lr"],
+                )
+            loss.backward()
+            if self.clip is not None:
+                self.clip()
+            optimizer.step()
+            total += value * len(target[0])
+            n_rows += len(target[0])
+        return total / n_rows
+
+    def _logits(self, x: Any) -> Tensor:
+        return _forward(self.member.module, x, self.device, self.precision)
+
+    def is_finite(self, k: int) -> bool:
+        """Return whether the logits of the last batch are finite."""
+        if self._last_x is None:
+            return True
+        self.member.module.eval()
+        with torch.no_grad():
+            return bool(self._logits(self._last_x).isfinite().all())
+
+    def keep(self, k: int) -> None:
+        """Take note of the weights as those to return to."""
+        with torch.no_grad():
+            for kept, tensor in zip(self._kept, self._state(), strict=True):
+                kept.copy_(tensor)
+        self._is_kept = True
+
+    def drop(self, places: Sequence[int]) -> None:
+        """Let the member go, with the weights last kept."""
+        if len(places) == 0:
+            return
+        if not self._is_kept:
+            names = self.member.module.state_dict()
+            state = dict(zip(names, self._kept, strict=True))
+            self.member.module.load_state_dict(state)
+        self.members = []
+
+
+def validate(
+    module: nn.Module,
+    batches: Iterable[Any],
+    criterion: TemperatureCrossEntropyLoss,
+    *,
+    device: Any,
+    precision: str,
+) -> dict[str, float]:
+    """Return a network's loss and weighted accuracy on rows held out."""
+    module.eval()
+    losses, hits, weights = [], [], []
+    with torch.no_grad():
+        for x, y in batches:
+            target = y if isinstance(y, tuple | list) else (y,)
+            target = to_tensor(target, device=device)
+            logits = _forward(module, x, device, precision)
+            losses.append(criterion(logits, *target))
+            hits.append(logits.argmax(dim=1) == target[0])
+            weights.append(target[1] if len(target) > 1 else torch.ones(len(logits)))
+    # Read at the end: to read is to wait for all that the device has yet to do.
+    sizes = [len(hit) for hit in hits]
+    hit = torch.cat(hits).cpu().double()
+    weight = torch.cat(weights).cpu().double()
+    return {
+        "valid_loss": float(np.average(torch.stack(losses).tolist(), weights=sizes)),
+        "valid_acc": float((weight @ hit) / weight.sum()),
+    }
+
+
+def _forward(module: nn.Module, x: Any, device: Any, precision: str) -> Tensor:
+    x = to_tensor(x, device=device)
+    with autocast(precision, device):
+        output = module(**x) if isinstance(x, dict) else module(x)
+    logits: Tensor = as_logits(output)
+    return logits
+
+
+def as_logits(output: Any) -> Any:
+    """Return the logits among a module's outputs, in single precision.
+
+    The loss needs what half precision cuts off.
+    """
+    logits = output[0] if isinstance(output, tuple) else output
+    is_half = isinstance(logits, Tensor) and logits.dtype == torch.bfloat16
+    return logits.float() if is_half else logits

@@ -1,0 +1,110 @@
+"""The loop over epochs, the same for every way to make a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sksoftrank.training._member import Member
+from sksoftrank.training._stopping import divergence
+
+
+class Steps(Protocol):
+    """A way to train the networks of members: by autograd, or as a stack.
+
+    `members` are those still in training; other methods name them by their place.
+    """
+
+    members: list[Member]
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Return the context that holds as many threads as the steps can use."""
+
+    def train_epoch(self, epoch: int) -> tuple[list[float], dict[int, Exception]]:
+        """Train each for an epoch; return mean losses, and the errors of some."""
+
+    def is_finite(self, k: int) -> bool:
+        """Return whether the network's logits are finite numbers."""
+
+    def keep(self, k: int) -> None:
+        """Take note of the weights as those to return to."""
+
+    def drop(self, places: Sequence[int]) -> None:
+        """Take members out, with the weights last kept."""
+
+
+def train(steps: Steps) -> None:
+    """Train the members of `steps` to their ends, each as it would be alone.
+
+    Their modules, histories and errors are filled in.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If Ctrl-C came before every member had finished an epoch. Later, the members
+        keep their last finished epoch and are marked.
+    """
+    try:
+        with steps.threads():
+            _run(steps)
+    except KeyboardInterrupt:
+        if not steps.members or not all(member.history for member in steps.members):
+            raise
+        for member in steps.members:
+            member.is_interrupted = True
+    finally:
+        steps.drop(range(len(steps.members)))
+
+
+def _run(steps: Steps) -> None:
+    steps.drop([k for k, member in enumerate(steps.members) if member.n_epochs == 0])
+    epoch = 0
+    while steps.members:
+        epoch += 1
+        for member in steps.members:
+            if member.on_epoch_begin is not None:
+                member.on_epoch_begin(member)
+        losses, errors = steps.train_epoch(epoch)
+        for k, member in enumerate(steps.members):
+            is_last = epoch == member.n_epochs
+            member.error = errors.get(k)
+            # No loss of training sees what the last step has done.
+            if member.error is None and is_last and not steps.is_finite(k):
+                member.error = divergence(
+                    math.nan,
+                    f"the last step of epoch {epoch}",
+                    member.temperatures[epoch - 1],
+                    member.learning_rates[epoch - 1],
+                )
+            if member.error is None:
+                member.history.append(
+                    {
+                        "epoch": epoch,
+                        "train_loss": losses[k],
+                        "lr": member.learning_rates[epoch - 1],
+                        "temperature": member.temperatures[epoch - 1],
+                    }
+                )
+                steps.keep(k)
+                _tell(member)
+        steps.drop(
+            [
+                k
+                for k, member in enumerate(steps.members)
+                if member.error is not None
+                or member.is_stopped
+                or epoch == member.n_epochs
+            ]
+        )
+
+
+def _tell(member: Member) -> None:
+    """Let a member's hook know of an epoch; an error of its is the member's own."""
+    if member.on_epoch_end is None:
+        return
+    try:
+        member.is_stopped = member.on_epoch_end(member) is True
+    except Exception as error:
+        member.error = error
