@@ -499,6 +499,6 @@ def _softmax_(logits: Tensor, temperature: float) -> Tensor:
 
     Several times as fast as torch's own softmax, which takes short rows one by one.
     """
-    logits -= logits.max(dim=1, keepdim=True).values  # Half the time of amax.
+    logits -= logits.amax(dim=1, keepdim=True)
     logits.div_(temperature).exp_()
     return logits.div_(logits.sum(dim=1, keepdim=True))
