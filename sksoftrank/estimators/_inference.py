@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.metrics import accuracy_score
-from sklearn.utils import check_array, gen_batches
+from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 from torch import Tensor
@@ -32,13 +33,16 @@ from sksoftrank.estimators._sources import (
     is_stream,
     open_stream,
 )
-from sksoftrank.modules import EmbedHeadModule
+from sksoftrank.modules import MLP, EmbedHeadModule
 from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.modules._protocol import find_layer, layer_output
 from sksoftrank.training import SoftRankNet
 from sksoftrank.training._batches import as_tensor
+from sksoftrank.training._forward import ForwardMLP
 
 Array = npt.NDArray[Any]
+# Makes the result of rows, by a module or what stands for it.
+Compute = Callable[[Any, Tensor], Tensor]
 # What is used as it lies; pixels take an eighth of the memory of numbers.
 DTYPES = [np.float64, np.float32, np.uint8]
 
@@ -94,7 +98,7 @@ class Inference(
         writeable = (
             isinstance(X, np.ndarray) and X.flags.writeable and min(X.strides) >= 0
         )
-        if not (writeable and torch.from_numpy(X).sum().isfinite()):
+        if not (writeable and _has_finite_sum(X)):
             assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
         return X
 
@@ -146,40 +150,40 @@ class Inference(
     def _chunks(self, X: Any) -> Iterator[Array]:
         """Yield dense rows, as many as a forward pass should take."""
         for part in X() if callable(X) else [X]:
-            for rows in gen_batches(part.shape[0], self._inference_rows):
-                chunk = part[rows]
+            for start in range(0, part.shape[0], self._inference_rows):
+                chunk = part[start : start + self._inference_rows]
                 yield chunk.toarray() if sparse.issparse(chunk) else chunk
 
-    def _infer_chunks(
-        self, X: Any, compute: Callable[[EmbedHeadModule, Tensor], Tensor]
-    ) -> Iterator[Tensor]:
+    def _infer_chunks(self, X: Any, compute: Compute) -> Iterator[Tensor]:
         """Yield what `compute` makes of the rows, on the CPU.
 
         In double precision where `X` is: a row's result then does not depend on which
-        rows come with it, to more digits than anyone compares.
+        rows come with it, to more digits than anyone compares. What is yielded may be
+        filled anew by the next chunk.
         """
         device = torch.device(self.net_.device)
-        single = self.module_
-        double: EmbedHeadModule | None = None
+        networks: dict[torch.dtype, EmbedHeadModule | ForwardMLP] = {}
         for chunk in self._chunks(X):
-            module = single
-            is_double = chunk.dtype == np.float64 and device.type != "mps"
-            if is_double:
-                if double is None:
-                    double = copy.deepcopy(single).double()
-                module = double
+            x = as_tensor(chunk, double=device.type != "mps")
+            if x.dtype not in networks:
+                networks[x.dtype] = self._network(x.dtype)
+            network = networks[x.dtype]
+            settings = _torch_settings
+            if isinstance(network, ForwardMLP):
+                settings = network.settings
             # Not around the whole: the caller works between two chunks.
-            with torch_defaults(), torch.inference_mode():
-                x = as_tensor(chunk, double=is_double).to(device)
-                part = compute(module, x).cpu()
+            with settings():
+                part = compute(network, x.to(device)).cpu()
             yield part
 
-    def _infer(
-        self,
-        X: Any,
-        compute: Callable[[EmbedHeadModule, Tensor], Tensor],
-        out: Array | None = None,
-    ) -> Array:
+    def _network(self, dtype: torch.dtype) -> EmbedHeadModule | ForwardMLP:
+        """Return what computes the network's outputs in `dtype`."""
+        module = self.module_
+        if type(module) is MLP and torch.device(self.net_.device).type == "cpu":
+            return ForwardMLP(module, dtype)
+        return copy.deepcopy(module).double() if dtype == torch.float64 else module
+
+    def _infer(self, X: Any, compute: Compute, out: Array | None = None) -> Array:
         """Return what `compute` makes of the rows, in the dtype of `X`."""
         if out is not None:
             start = 0
@@ -192,20 +196,23 @@ class Inference(
                 raise _no_rows()
             return out if start == len(out) else out[:start]
         if callable(X):
-            parts = [part.numpy() for part in self._infer_chunks(X, compute)]
+            parts = [part.numpy().copy() for part in self._infer_chunks(X, compute)]
             if not parts:
                 raise _no_rows()
             return np.concatenate(parts)
         output: Any = None
         start = 0
         for part in self._infer_chunks(X, compute):
+            if len(part) == X.shape[0]:
+                output = part.numpy()
+                break
             if output is None:
                 # In one piece: parts kept apart would cut up the memory that the
                 # activations are freed to, and each chunk would fault in new pages.
-                output = part.new_empty(X.shape[0], *part.shape[1:])
-            output[start : start + len(part)] = part
+                output = part.new_empty(X.shape[0], *part.shape[1:]).numpy()
+            output[start : start + len(part)] = part.numpy()
             start += len(part)
-        result: Array = output.numpy()
+        result: Array = output
         # Indices from predict stay integers, and pixels become numbers.
         return (
             result.astype(X.dtype, copy=False)
@@ -321,8 +328,8 @@ class Inference(
         return self._probabilities(self._validate_rows(X))
 
     def _probabilities(self, X: Any) -> Array:
-        logits = self._infer(X, lambda module, x: module(x))
-        return _softmax_(torch.from_numpy(logits), self.temperature_).numpy()
+        temperature = self.temperature_
+        return self._infer(X, lambda module, x: _softmax_(module(x), temperature))
 
     def predict_log_proba(self, X: npt.ArrayLike) -> Array:
         """Return the logarithm of `predict_proba`, without its underflow.
@@ -426,15 +433,21 @@ class Inference(
         rows, project = self._validate_rows(X), self._projection()
         return (part.numpy() for part in self._infer_chunks(rows, project))
 
-    def _projection(self) -> Callable[[EmbedHeadModule, Tensor], Tensor]:
-        with torch_defaults():
-            # Copies into torch's memory, whose alignment the last digits depend on.
-            basis = torch.tensor(self.compressor_.components_).T
-            offset = -torch.tensor(self.compressor_.mean_) @ basis
+    def _projection(self) -> Compute:
+        basis = self.compressor_.components_.T
+        mean = self.compressor_.mean_
 
-        def project(module: EmbedHeadModule, x: Tensor) -> Tensor:
+        def project(module: EmbedHeadModule | ForwardMLP, x: Tensor) -> Tensor:
             z = module.embed(x)
-            return torch.addmm(offset.to(z), z, basis.to(z))
+            if isinstance(module, ForwardMLP):
+                Z = z.numpy()
+                projected = Z @ basis.astype(Z.dtype, copy=False)
+                projected -= (mean @ basis).astype(Z.dtype, copy=False)
+                return torch.from_numpy(projected)
+            # Copies into torch's memory, whose alignment the last digits depend on.
+            axes = torch.tensor(basis)
+            offset = -torch.tensor(mean) @ axes
+            return torch.addmm(offset.to(z), z, axes.to(z))
 
         return project
 
@@ -457,6 +470,22 @@ def check_out(
             f"{getattr(out, 'dtype', type(out).__name__)} of shape "
             f"{getattr(out, 'shape', None)}. Make it with n_components_ columns."
         )
+
+
+def _has_finite_sum(X: Array) -> bool:
+    # One thread: where another process is busy, more wait for each other.
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return bool(torch.from_numpy(X).sum().isfinite())
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@contextmanager
+def _torch_settings() -> Iterator[None]:
+    with torch_defaults(), torch.inference_mode():
+        yield
 
 
 def _no_rows() -> ValueError:

@@ -26,7 +26,7 @@ _LOOP = 64
 _aten = torch.ops.aten
 # Activation from input to output, which may be the same tensor, and its gradient from
 # the gradient after it and the output, or for those in _FROM_INPUT the input.
-_ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "relu": (
         lambda a, h: torch.relu_(a),
         lambda g, h: _aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
@@ -246,8 +246,8 @@ class Propagation:
             self.activated = [make(width) for width in widths[:-1]]
         self.activate: Callable[..., Any] | None = None
         self.activate_backward: Callable[..., Any] | None = None
-        if stack.activation in _ACTIVATIONS:
-            self.activate, self.activate_backward = _ACTIVATIONS[stack.activation]
+        if stack.activation in ACTIVATIONS:
+            self.activate, self.activate_backward = ACTIVATIONS[stack.activation]
         self.dropped, self.masks = self.activated, []
         if any(self.dropouts):
             self.masks = [make(width).fill_(1.0) for width in widths[:-1]]
