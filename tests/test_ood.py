@@ -657,6 +657,7 @@ def test_certain_and_wrong_costs_a_finite_loss():
         ({}, {"n_resamples": 1}, "n_resamples must be an int of at least 2, got 1"),
         ({}, {"n_bins": -1}, "n_bins must be a positive int"),
         ({}, {"confidence_level": 95}, r"confidence_level must be in \(0, 1\), got 95"),
+        ({"x": (np.zeros((1, 6)), ["a"])}, {}, "y of 'x' must hold at least two"),
         (
             {"x": (np.zeros((2, 6)), ["a", "z"])},
             {},
