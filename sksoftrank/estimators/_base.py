@@ -50,6 +50,7 @@ from sksoftrank.estimators._sources import (
 from sksoftrank.losses import as_schedule
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import torch_defaults
+from sksoftrank.rank import count_above
 from sksoftrank.training import Member, SoftRankNet, StreamDataset, train_stack
 from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stopping import BestEpoch, interruption
@@ -579,7 +580,7 @@ class BaseSoftRankClassifier(Inference):
         self.compressor_ = compressor
         self.n_components_ = compressor.n_components_
         self.singular_values_ = s
-        self.rank_ = int(np.count_nonzero(s > RANK_TOL * s[0]))
+        self.rank_ = count_above(s, RANK_TOL)
         self.logit_norm_ = float(np.average(norms, weights=weight))
 
     def _head(self) -> Callable[[Tensor], Tensor]:
