@@ -17,6 +17,7 @@ from sklearn.utils import Bunch, check_random_state
 from sksoftrank import shifts
 from sksoftrank._sampling import stratified_order
 from sksoftrank._tables import read_table, shorten
+from sksoftrank.corruptions import Corruption
 
 __all__ = [
     "load_cifar10",
@@ -71,7 +72,7 @@ def load_digits_shift(
     --------
     >>> from sksoftrank.datasets import load_digits_shift
     >>> digits = load_digits_shift(severity=2)
-    >>> digits.X_train.shape, digits.X_shifted["Blur"].shape
+    >>> digits.X_train.shape, digits.X_shifted["contrast"].shape
     ((1347, 64), (450, 64))
     """
     data, target = load_digits(return_X_y=True)
@@ -82,26 +83,19 @@ def load_digits_shift(
         stratify=target,
         random_state=random_state,
     )
-    transformers = [
-        *synthetic_shifts(severity, random_state),
-        *(
-            image_shift(severity, image_shape=(8, 8))
-            for image_shift in (
-                shifts.Blur,
-                shifts.Contrast,
-                shifts.Brightness,
-                shifts.Pixelate,
-            )
-        ),
-    ]
+    kinds = ("defocus_blur", "contrast", "brightness", "pixelate")
+    transformers = {
+        **{type(s).__name__: s for s in synthetic_shifts(severity, random_state)},
+        **{kind: Corruption(kind, severity) for kind in kinds},
+    }
     return Bunch(
         X_train=X_train,
         y_train=y_train,
         X_test=X_test,
         y_test=y_test,
         X_shifted={
-            type(shift).__name__: shift.fit(X_train).transform(X_test)
-            for shift in transformers
+            name: shift.fit(X_train).transform(X_test)
+            for name, shift in transformers.items()
         },
         image_shape=(1, 8, 8),
     )

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from sksoftrank import SoftRankMLPClassifier, StackedGridSearchCV
+from sksoftrank.corruptions import Corruption
 from sksoftrank.ood import (
     aupr_in,
     aupr_out,
@@ -37,7 +38,7 @@ from sksoftrank.ood import (
     ood_report,
     threshold_at_tpr,
 )
-from sksoftrank.shifts import Blur, GaussianNoise, OffsetDrift
+from sksoftrank.shifts import GaussianNoise, OffsetDrift
 
 MEASURES = (auroc, fpr_at_tpr, aupr_in, aupr_out)
 
@@ -653,7 +654,7 @@ def test_certain_and_wrong_costs_a_finite_loss():
         ({"x": np.zeros((3, 6))}, {}, "a pair .* got ndarray for 'x'"),
         ([np.zeros((3, 6))], {}, "got ndarray for 'ndarray'"),
         ([GaussianNoise()], {"severities": [6]}, "'severity' parameter"),
-        ([Blur(image_shape=(5, 5))], {}, "image_shape must be"),
+        ([Corruption(image_shape=(5, 5))], {}, "image_shape must be"),
         ({}, {"n_resamples": 1}, "n_resamples must be an int of at least 2, got 1"),
         ({}, {"n_bins": -1}, "n_bins must be a positive int"),
         ({}, {"confidence_level": 95}, r"confidence_level must be in \(0, 1\), got 95"),
