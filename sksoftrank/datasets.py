@@ -84,18 +84,18 @@ def load_digits_shift(
         random_state=random_state,
     )
     kinds = ("defocus_blur", "contrast", "brightness", "pixelate")
-    transformers = {
-        **{type(s).__name__: s for s in synthetic_shifts(severity, random_state)},
-        **{kind: Corruption(kind, severity) for kind in kinds},
-    }
+    transformers = [
+        *synthetic_shifts(severity, random_state),
+        *(Corruption(kind, severity) for kind in kinds),
+    ]
     return Bunch(
         X_train=X_train,
         y_train=y_train,
         X_test=X_test,
         y_test=y_test,
         X_shifted={
-            name: shift.fit(X_train).transform(X_test)
-            for name, shift in transformers.items()
+            shifts.shift_name(shift): shift.fit(X_train).transform(X_test)
+            for shift in transformers
         },
         image_shape=(1, 8, 8),
     )

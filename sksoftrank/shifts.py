@@ -30,6 +30,11 @@ __all__ = ["FeatureDropout", "GainDrift", "GaussianNoise", "OffsetDrift"]
 Array = npt.NDArray[Any]
 
 
+def shift_name(shift: Any) -> str:
+    """Return what a shift is called: its kind if it has one, else its class."""
+    return str(getattr(shift, "kind", type(shift).__name__))
+
+
 def put_columns(X: Any, values: Any, names: Sequence[Any] | None = None) -> Any:
     """Return an array's columns as those called `names`, or all, in a copy of a frame.
 

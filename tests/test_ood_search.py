@@ -39,6 +39,7 @@ from sksoftrank import (
     SoftRankMLPClassifier,
     SoftRankTransformerClassifier,
 )
+from sksoftrank.corruptions import Corruption
 from sksoftrank.search import _ood_fits, _ood_space
 from sksoftrank.search._ood_choice import Outcome, choose, paired_gain, pareto_front
 from sksoftrank.search._ood_results import digest, outcome
@@ -432,11 +433,12 @@ def test_batches_of_one_row_are_not_to_be_normalised(data):
 
 def test_names_of_shifts():
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((20, 3)), np.arange(20) % 2
+    X, y = rng.random((20, 4)), np.arange(20) % 2
     shifts = [GainDrift(1), GainDrift(1), GainDrift(2), FeatureDropout(1), GainDrift(1)]
+    shifts += [Corruption("fog", 2), Corruption("snow", 2)]
     assert make_plan(X, y, shifts=shifts, cv=2).domains == [
         *("GainDrift(1)", "GainDrift(1) #2", "GainDrift(2)", "FeatureDropout(1)"),
-        "GainDrift(1) #3",
+        *("GainDrift(1) #3", "fog(2)", "snow(2)"),
     ]
 
 

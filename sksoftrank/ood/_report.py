@@ -27,7 +27,7 @@ from sksoftrank.ood._calibration import (
     excess_confidence,
     sums_by_group,
 )
-from sksoftrank.shifts import put_columns
+from sksoftrank.shifts import put_columns, shift_name
 
 FloatArray = npt.NDArray[np.float64]
 Record = dict[str, Any]
@@ -100,9 +100,9 @@ def ood_report(
         Their labels.
     shifted : dict, or iterable of transformers
         A dictionary from a name to the rows of a domain, as a tuple ``(X, y)``, or to a
-        transformer from `sksoftrank.shifts`; or transformers alone, named by their
-        class. Transformers are applied to `X_id` at each severity: as they are fitted,
-        or fitted on `X_id`.
+        transformer from `sksoftrank.shifts` or `sksoftrank.corruptions`; or
+        transformers alone, named by their kind or class. Transformers are applied to
+        `X_id` at each severity: as they are fitted, or fitted on `X_id`.
     severities : sequence of int, default=(1, 2, 3, 4, 5)
         Severities of the transformers, whose own is not used.
     n_bins : int, default=15
@@ -227,11 +227,11 @@ def _name_sources(shifted: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
         sources = dict(shifted)
     else:
         shifts = list(shifted)
-        sources = {type(shift).__name__: shift for shift in shifts}
+        sources = {shift_name(shift): shift for shift in shifts}
         if len(sources) < len(shifts):
             raise ValueError(
-                "shifted must give each shift a name, got several of one class among "
-                f"{[type(shift).__name__ for shift in shifts]}. Pass a dictionary from "
+                "shifted must give each shift a name, got several of one among "
+                f"{[shift_name(shift) for shift in shifts]}. Pass a dictionary from "
                 "names to shifts."
             )
     for name, source in sources.items():

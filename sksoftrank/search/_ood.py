@@ -118,8 +118,8 @@ class OODSearchCV(BaseSearchCV):
     error_score : "raise" or float, default=nan
         Score of a fit that failed; with nan its trial is out.
     shifts : list of transformers, default=None
-        Shifts from `sksoftrank.shifts` or the like. Each is fitted on a split's
-        training rows and applied to its held-out rows.
+        Of `sksoftrank.shifts`, `sksoftrank.corruptions` or the like. Each is fitted on
+        a split's training rows and applied to its held-out rows.
 
     Attributes
     ----------
