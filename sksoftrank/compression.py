@@ -26,7 +26,7 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor
 
-from sksoftrank.rank import size_of_share
+from sksoftrank.rank import principal_axes, size_of_share
 
 __all__ = ["RankCompressor"]
 
@@ -181,12 +181,9 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         centered -= shift
         mean = origin + shift
         weighted = centered if sample_weight is None else centered * w.sqrt()[:, None]
-        s, directions = _principal_directions(weighted)
-        # Rounding leaves a trace of directions that the rows don't have: that of the
-        # spectrum, found from squares, and that of the rows before they were centred.
-        eps = np.finfo(np.float64).eps
-        floor = np.sqrt(eps * max(Z.shape)) * s[0] + eps * magnitude
-        s = np.where(s > floor, s, 0.0)
+        rounding = float(np.finfo(Z.dtype).eps) * magnitude
+        s, axes = principal_axes(weighted, rounding, torch.linalg)
+        _, directions = svd_flip(None, axes, u_based_decision=False)
 
         if self.n_components == "auto" and head is not None and codes is not None:
             size = _sufficient_size(
@@ -302,22 +299,6 @@ def _check_codes(y: npt.ArrayLike | None, head: Head, row: npt.NDArray[Any]) -> 
             "in the order of those columns, e.g. with LabelEncoder, or leave head out."
         )
     return _tensor(labels, np.int64)
-
-
-def _principal_directions(weighted: Tensor) -> tuple[FloatArray, FloatArray]:
-    """Return all d singular values, descending, and the d x d matrix of directions."""
-    n, d = weighted.shape
-    if n >= d:
-        # The d x d scatter matrix: for n >> d far cheaper than an SVD of the rows.
-        eigenvalues, vectors = torch.linalg.eigh(weighted.T @ weighted)
-        s = eigenvalues.flip(0).clamp_min(0.0).sqrt()
-        directions = vectors.T.flip(0)
-    else:
-        # full_matrices completes the basis to d directions.
-        _, s, directions = torch.linalg.svd(weighted, full_matrices=True)
-        s = torch.nn.functional.pad(s, (0, d - n))
-    _, flipped = svd_flip(None, directions.numpy(), u_based_decision=False)
-    return s.numpy(), flipped
 
 
 def _sufficient_size(

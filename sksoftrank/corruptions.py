@@ -18,10 +18,10 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,8 @@ from sklearn.base import (
     TransformerMixin,
     _fit_context,
 )
-from sklearn.utils import check_random_state
+from sklearn.preprocessing import scale
+from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -47,15 +48,35 @@ _CHUNK = 2**18
 _SLACK = 1e-6
 
 
+def _draw(rngs: Generators, kind: str, *args: Any, **kwargs: Any) -> Array:
+    """Return a draw of each image's generator."""
+    return np.stack([getattr(rng, kind)(*args, **kwargs) for rng in rngs])
+
+
+# What each kind does, and its strengths at severities 1 to 5.
+_KINDS: dict[str, tuple[Callable[..., Array], tuple[Any, ...]]] = {}
+
+
+def _strengths(*levels: Any) -> Callable[..., Any]:
+    """Make a function that corrupts images one of the kinds."""
+
+    def register(corrupt: Callable[..., Array]) -> Callable[..., Array]:
+        _KINDS[corrupt.__name__.removeprefix("_")] = corrupt, levels
+        return corrupt
+
+    return register
+
+
 # -- Noise -------------------------------------------------------------------------
 
 
-def _gaussian_noise(images: Array, level: float, rngs: Generators) -> Array:
-    noise = [rng.standard_normal(images.shape[1:]) for rng in rngs]
-    return images + level * np.stack(noise)
+@_strengths(0.04, 0.06, 0.08, 0.09, 0.10)
+def _gaussian_noise(images: Array, rngs: Generators, level: float) -> Array:
+    return images + level * _draw(rngs, "standard_normal", images.shape[1:])
 
 
-def _shot_noise(images: Array, level: float, rngs: Generators) -> Array:
+@_strengths(500, 250, 100, 75, 50)
+def _shot_noise(images: Array, rngs: Generators, level: float) -> Array:
     """Count photons, `level` of them for white."""
     counts = [
         rng.poisson(level * image) for rng, image in zip(rngs, images, strict=True)
@@ -63,9 +84,10 @@ def _shot_noise(images: Array, level: float, rngs: Generators) -> Array:
     return np.stack(counts) / level
 
 
-def _impulse_noise(images: Array, level: float, rngs: Generators) -> Array:
+@_strengths(0.01, 0.02, 0.03, 0.05, 0.07)
+def _impulse_noise(images: Array, rngs: Generators, level: float) -> Array:
     """Set a share of the values, each channel's own, to 0 or 1."""
-    draws = np.stack([rng.random(images.shape[1:]) for rng in rngs])
+    draws = _draw(rngs, "random", images.shape[1:])
     # A draw below the level is uniform in [0, level): its half decides.
     return np.where(draws < level, draws < level / 2, images)
 
@@ -73,8 +95,9 @@ def _impulse_noise(images: Array, level: float, rngs: Generators) -> Array:
 # -- Blur --------------------------------------------------------------------------
 
 
-def _defocus_blur(images: Array, level: tuple[float, float], rngs: Generators) -> Array:
-    return _convolve(images, _disk(*level))
+@_strengths((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
+def _defocus_blur(images: Array, rngs: Generators, radius: float, blur: float) -> Array:
+    return ndimage.correlate(images, _disk(radius, blur)[None, None], mode="mirror")
 
 
 def _disk(radius: float, blur: float) -> Array:
@@ -87,23 +110,8 @@ def _disk(radius: float, blur: float) -> Array:
     return ndimage.convolve(disk / disk.sum(), np.outer(taps, taps), mode="constant")
 
 
-def _convolve(images: Array, kernel: Array) -> Array:
-    """Sum shifted copies, which beats ndimage for so few taps."""
-    half = kernel.shape[0] // 2
-    padded = _pad(images, half, "reflect")
-    h, w = images.shape[2:]
-    total = np.zeros_like(images)
-    for (i, j), weight in np.ndenumerate(kernel):
-        if weight > 0:
-            total += weight * padded[:, :, i : i + h, j : j + w]
-    return total
-
-
-def _pad(images: Array, width: int, mode: Any) -> Array:
-    return np.pad(images, ((0, 0), (0, 0), (width, width), (width, width)), mode)
-
-
-def _glass_blur(images: Array, level: tuple[float, int], rngs: Generators) -> Array:
+@_strengths((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))
+def _glass_blur(images: Array, rngs: Generators, sigma: float, n_rounds: int) -> Array:
     """Let each pixel take the value of one that is up to a step up and left.
 
     The script means to swap the two, but both sides of its swap are views of an array:
@@ -111,30 +119,23 @@ def _glass_blur(images: Array, level: tuple[float, int], rngs: Generators) -> Ar
     published images. The walk from the last pixel to the first then reads no pixel
     that it has written, and all of them can be taken at once.
     """
-    sigma, n_rounds = level
     h, w = images.shape[2:]
-    images = _gaussian_filter(images, sigma, mode="nearest")
+    images = ndimage.gaussian_filter(images, sigma, mode="nearest", axes=(2, 3))
     each = np.arange(len(images))[:, None, None]
     # The script leaves the first two rows and columns alone.
     stays = np.minimum.outer(np.arange(h), np.arange(w)) < 2
     for _ in range(n_rounds):
-        steps = np.stack([rng.integers(0, 2, size=(2, h, w)) for rng in rngs])
+        steps = _draw(rngs, "integers", 0, 2, size=(2, h, w))
         steps[:, :, stays] = 0
         y = np.arange(h)[:, None] - steps[:, 0]
         x = np.arange(w) - steps[:, 1]
         images = images[each, :, y, x].transpose(0, 3, 1, 2)
-    return _gaussian_filter(images, sigma, mode="nearest")
+    return ndimage.gaussian_filter(images, sigma, mode="nearest", axes=(2, 3))
 
 
-def _gaussian_filter(images: Array, sigma: float, **kwargs: Any) -> Array:
-    if sigma == 0:
-        return images
-    return ndimage.gaussian_filter(images, sigma, axes=(2, 3), **kwargs)
-
-
-def _motion_blur(images: Array, level: tuple[int, float], rngs: Generators) -> Array:
-    angles = np.array([rng.uniform(-45, 45) for rng in rngs])
-    return _smear(images, *level, angles)
+@_strengths((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))
+def _motion_blur(images: Array, rngs: Generators, radius: int, sigma: float) -> Array:
+    return _smear(images, radius, sigma, _draw(rngs, "uniform", -45, 45))
 
 
 def _smear(images: Array, radius: int, sigma: float, angles: Array) -> Array:
@@ -149,7 +150,7 @@ def _smear(images: Array, radius: int, sigma: float, angles: Array) -> Array:
     steps, taps = steps[taps > 1e-6], taps[taps > 1e-6]
     taps /= taps.sum()
     reach = int(steps[-1])
-    padded = _pad(images, reach, "edge")
+    padded = np.pad(images, [(0, 0)] * 2 + [(reach, reach)] * 2, "edge")
     smeared = np.empty_like(images)
     directions = np.deg2rad(angles)
     right = reach + np.ceil(np.outer(np.cos(directions), steps) - 0.5).astype(int)
@@ -162,10 +163,12 @@ def _smear(images: Array, radius: int, sigma: float, angles: Array) -> Array:
     return smeared
 
 
-def _zoom_blur(images: Array, level: int, rngs: Generators) -> Array:
-    """Average the image with `level` zooms of it, by 1, 1.01 and so on."""
+# As many as the script's ranges hold: rounding adds an end to the first two.
+@_strengths(7, 12, 16, 21, 26)
+def _zoom_blur(images: Array, rngs: Generators, n_zooms: int) -> Array:
+    """Average the image with `n_zooms` zooms of it, by 1, 1.01 and so on."""
     n, c, h, w = images.shape
-    blur = _zoom_matrix(h, w, level)
+    blur = _zoom_matrix(h, w, n_zooms)
     return (blur @ images.reshape(n * c, h * w).T).T.reshape(images.shape)
 
 
@@ -182,54 +185,47 @@ def _zoom_matrix(h: int, w: int, n_zooms: int) -> Any:
 def _zoom(size: int, factor: float) -> Array:
     """Return the matrix (size, size) that enlarges the middle of a line linearly."""
     n_source = math.ceil(size / factor)
-    n_zoomed = round(n_source * factor)
-    where = np.arange(n_zoomed) * (n_source - 1) / max(n_zoomed - 1, 1)
-    trim = (n_zoomed - size) // 2
-    where = where[trim : trim + size] + (size - n_source) // 2
-    low = np.minimum(where.astype(int), max(size - 2, 0))
-    matrix = np.zeros((size, size))
-    each = np.arange(size)
-    matrix[each, low] = 1 - (where - low)
-    matrix[each, np.minimum(low + 1, size - 1)] += where - low
-    return matrix
+    start = (size - n_source) // 2
+    middle = np.eye(size)[start : start + n_source]
+    zoomed = ndimage.zoom(middle, (factor, 1), order=1)
+    trim = (len(zoomed) - size) // 2
+    return zoomed[trim : trim + size]
 
 
 # -- Weather -----------------------------------------------------------------------
 
 
-class _Snow(NamedTuple):
-    mean: float
-    deviation: float
-    zoom: float
-    threshold: float
-    radius: int
-    sigma: float
-    opacity: float
-
-
-def _snow(images: Array, level: _Snow, rngs: Generators) -> Array:
+@_strengths(
+    (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+    (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+    (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+    (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+    (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+)
+def _snow(images: Array, rngs: Generators, *level: Any) -> Array:
+    mean, deviation, zoom, threshold, radius, sigma, opacity = level
     h, w = images.shape[2:]
-    draws = np.stack([rng.standard_normal((1, h, w)) for rng in rngs])
-    flakes = _zoom(h, level.zoom) @ (level.mean + level.deviation * draws)
-    flakes = flakes @ _zoom(w, level.zoom).T
-    flakes = np.clip(np.where(flakes < level.threshold, 0, flakes), 0, 1)
-    angles = np.array([rng.uniform(-135, -45) for rng in rngs])
-    flakes = _smear(flakes, level.radius, level.sigma, angles)
+    draws = _draw(rngs, "standard_normal", (1, h, w))
+    flakes = _zoom(h, zoom) @ (mean + deviation * draws)
+    flakes = flakes @ _zoom(w, zoom).T
+    flakes = np.clip(np.where(flakes < threshold, 0, flakes), 0, 1)
+    flakes = _smear(flakes, radius, sigma, _draw(rngs, "uniform", -135, -45))
     whitened = np.maximum(images, 1.5 * _grey(images) + 0.5)
-    images = level.opacity * images + (1 - level.opacity) * whitened
+    images = opacity * images + (1 - opacity) * whitened
     return images + flakes + flakes[:, :, ::-1, ::-1]
+
+
+_LUMA = (0.299, 0.587, 0.114)
 
 
 def _grey(images: Array) -> Array:
     """Return the luma (n, 1, h, w) of red, green and blue, else the channels' mean."""
-    if images.shape[1] == 3:
-        red, green, blue = (images[:, k : k + 1] for k in range(3))
-        return 0.299 * red + 0.587 * green + 0.114 * blue
-    return images.mean(axis=1, keepdims=True)
+    weights = _LUMA if images.shape[1] == 3 else None
+    return np.average(images, axis=1, weights=weights, keepdims=True)
 
 
-def _frost(images: Array, level: tuple[float, float], rngs: Generators) -> Array:
-    keep, cover = level
+@_strengths((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
+def _frost(images: Array, rngs: Generators, keep: float, cover: float) -> Array:
     return keep * images + cover * _ice(images.shape, rngs)
 
 
@@ -240,9 +236,10 @@ _ICE = np.array([[0.20, 0.26, 0.34], [0.88, 0.94, 1.00]])
 def _ice(shape: tuple[int, ...], rngs: Generators) -> Array:
     """Return textures of frosted glass: needles in three directions over a haze."""
     n, c, h, w = shape
-    draws = np.stack([rng.standard_normal((4, h, w)) for rng in rngs])
-    haze = _standardized(ndimage.gaussian_filter(draws[:, :1], 4.0, axes=(2, 3)))
-    first = np.array([rng.uniform(0, 180) for rng in rngs])
+    draws = _draw(rngs, "standard_normal", (4, h, w))
+    haze = ndimage.gaussian_filter(draws[:, :1], 4.0, axes=(2, 3))
+    haze = scale(haze.reshape(n, -1), axis=1).reshape(haze.shape)
+    first = _draw(rngs, "uniform", 0, 180)
     needles = np.zeros((n, 1, h, w))
     for k, turn in enumerate((0.0, 60.0, 120.0)):  # Ice grows at angles of 60 degrees.
         # One draw in sixteen is a grain that grows a needle to either side.
@@ -251,22 +248,17 @@ def _ice(shape: tuple[int, ...], rngs: Generators) -> Array:
             needles += _smear(grains, 6, 3.0, first + turn + side)
     # Needles crowd where the haze is thick.
     thickness = np.clip(0.2 + 0.1 * haze + needles * np.exp(0.5 * haze), 0, 1)
-    colours = _ICE if c == 3 else np.repeat(_ICE @ [[0.299], [0.587], [0.114]], c, 1)
+    colours = _ICE if c == 3 else np.repeat((_ICE @ _LUMA)[:, None], c, axis=1)
     shade, ice = colours[:, :, None, None]
     return shade + (ice - shade) * thickness
 
 
-def _standardized(images: Array) -> Array:
-    centred = images - images.mean(axis=(1, 2, 3), keepdims=True)
-    deviation = centred.std(axis=(1, 2, 3), keepdims=True)
-    return centred / np.where(deviation > 0, deviation, 1)
-
-
-def _fog(images: Array, level: tuple[float, float], rngs: Generators) -> Array:
-    density, decay = level
+# The fog smooths out less at high severities.
+@_strengths((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
+def _fog(images: Array, rngs: Generators, density: float, decay: float) -> Array:
     h, w = images.shape[2:]
     size = _fog_size(h, w)
-    draws = np.stack([rng.uniform(-1, 1, size=(size, size)) for rng in rngs])
+    draws = _draw(rngs, "uniform", -1, 1, size=(size, size))
     fog = _plasma(draws, decay)[:, None, :h, :w]
     brightest = images.max(axis=(1, 2, 3), keepdims=True)
     return (images + density * fog) * brightest / (brightest + density)
@@ -295,23 +287,21 @@ def _plasma(draws: Array, decay: float) -> Array:
         total = total + np.roll(total, -1, axis=2)
         middle = total / 4 + shake[:, half::step, half::step]
         heights[:, half::step, half::step] = middle
-        beside = corners + np.roll(corners, -1, axis=2)
-        around = middle + np.roll(middle, 1, axis=1)
-        heights[:, ::step, half::step] = (beside + around) / 4 + shake[
-            :, ::step, half::step
-        ]
-        below = corners + np.roll(corners, -1, axis=1)
-        around = middle + np.roll(middle, 1, axis=2)
-        heights[:, half::step, ::step] = (below + around) / 4 + shake[
-            :, half::step, ::step
-        ]
+        for axis, places in (
+            (2, np.s_[:, ::step, half::step]),
+            (1, np.s_[:, half::step, ::step]),
+        ):
+            around = corners + np.roll(corners, -1, axis)
+            around = around + (middle + np.roll(middle, 1, 3 - axis))
+            heights[places] = around / 4 + shake[places]
         step, spread = half, spread / decay
     heights -= heights.min(axis=(1, 2), keepdims=True)
     heights /= heights.max(axis=(1, 2), keepdims=True)
     return heights
 
 
-def _brightness(images: Array, level: float, rngs: Generators) -> Array:
+@_strengths(0.05, 0.1, 0.15, 0.2, 0.3)
+def _brightness(images: Array, rngs: Generators, level: float) -> Array:
     """Raise the value of hue, saturation and value, the largest of the channels.
 
     With hue and saturation as they were, all channels scale with the value.
@@ -319,22 +309,24 @@ def _brightness(images: Array, level: float, rngs: Generators) -> Array:
     value = images.max(axis=1, keepdims=True)
     brighter = np.minimum(value + level, 1)
     # Black has no hue: it turns grey.
-    return np.where(
-        value > 0, images * (brighter / np.where(value > 0, value, 1)), brighter
-    )
+    factor = brighter / np.where(value > 0, value, 1)
+    return np.where(value > 0, images * factor, brighter)
 
 
 # -- Digital -----------------------------------------------------------------------
 
 
-def _contrast(images: Array, level: float, rngs: Generators) -> Array:
+@_strengths(0.75, 0.5, 0.4, 0.3, 0.15)
+def _contrast(images: Array, rngs: Generators, level: float) -> Array:
     means = images.mean(axis=(2, 3), keepdims=True)
     return means + level * (images - means)
 
 
-def _elastic_transform(
-    images: Array, level: tuple[float, float, float], rngs: Generators
-) -> Array:
+@_strengths(
+    *((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06)),
+    *((0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+)
+def _elastic_transform(images: Array, rngs: Generators, *level: float) -> Array:
     """Warp by a random affine map, then by smooth random displacements.
 
     The level's numbers, in shares of the shorter side, are the displacements' size
@@ -348,7 +340,7 @@ def _elastic_transform(
     centre = np.array([w // 2, h // 2])
     corners = np.array([[1, 1], [1, -1], [-1, -1]])
     points = centre + max(1, min(h, w) // 3) * corners
-    moves = np.stack([rng.uniform(-1, 1, size=(3, 2)) for rng in rngs])
+    moves = _draw(rngs, "uniform", -1, 1, size=(3, 2))
     # The image is read where each of its new points comes from: the map from the
     # moved points to where they were, as (x, y, 1) @ (3, 2).
     moved = np.concatenate([points + shake * moves, np.ones((len(moves), 3, 1))], 2)
@@ -357,46 +349,22 @@ def _elastic_transform(
     source = source.reshape(-1, h, w, 2)
     images = _sample(images, source[..., 1], source[..., 0])
 
-    draws = np.stack([rng.uniform(-1, 1, size=(2, h, w)) for rng in rngs])
-    if size == 0:
-        return images
-    shifts = size * _gaussian_filter(draws, sigma, mode="reflect", truncate=3)
+    draws = _draw(rngs, "uniform", -1, 1, size=(2, h, w))
+    shifts = size * ndimage.gaussian_filter(draws, sigma, truncate=3, axes=(2, 3))
     return _sample(images, y + shifts[:, 0], x + shifts[:, 1])
 
 
 def _sample(images: Array, y: Array, x: Array) -> Array:
     """Interpolate linearly at points (n, h, w), in a mirror beyond the edges."""
-    h, w = images.shape[2:]
-    y, x = _mirror(y, h), _mirror(x, w)
-    top = np.minimum(y.astype(int), max(h - 2, 0))
-    left = np.minimum(x.astype(int), max(w - 2, 0))
-    bottom, right = np.minimum(top + 1, h - 1), np.minimum(left + 1, w - 1)
-    below, beside = y - top, x - left
-    each = np.arange(len(images))[:, None, None]
-    # The channels stand last while places index the others.
-    pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
-    sampled = sum(
-        weight[..., None] * pixels[each, rows, columns]
-        for weight, rows, columns in (
-            ((1 - below) * (1 - beside), top, left),
-            ((1 - below) * beside, top, right),
-            (below * (1 - beside), bottom, left),
-            (below * beside, bottom, right),
-        )
-    )
-    return np.asarray(sampled).transpose(0, 3, 1, 2)
+    sampled = np.empty_like(images)
+    for k, image in enumerate(images):
+        for source, target in zip(image, sampled[k], strict=True):
+            ndimage.map_coordinates(source, [y[k], x[k]], target, 1, mode="mirror")
+    return sampled
 
 
-def _mirror(where: Array, size: int) -> Array:
-    """Fold places back into [0, size - 1]; the edge itself is not repeated."""
-    if size == 1:
-        return np.zeros_like(where)
-    period = 2 * (size - 1)
-    where = np.abs(where) % period
-    return np.minimum(where, period - where)
-
-
-def _pixelate(images: Array, level: float, rngs: Generators) -> Array:
+@_strengths(0.95, 0.9, 0.85, 0.75, 0.65)
+def _pixelate(images: Array, rngs: Generators, level: float) -> Array:
     rows, columns = (_coarsen(size, level) for size in images.shape[2:])
     return rows @ images @ columns.T
 
@@ -408,18 +376,18 @@ def _coarsen(size: int, level: float) -> Array:
     lies in, and each takes the nearest coarse one's mean.
     """
     n_coarse = max(1, int(size * level))
-    scale = size / n_coarse
+    width = size / n_coarse
     centres = np.arange(size) + 0.5
     # Edges round as Pillow's do: half goes up.
-    edges = np.floor(np.arange(n_coarse + 1) * scale + 0.5).astype(int)
+    edges = np.floor(np.arange(n_coarse + 1) * width + 0.5).astype(int)
     owner = np.searchsorted(edges, np.arange(size), side="right") - 1
-    means = np.zeros((n_coarse, size))
-    means[owner, np.arange(size)] = 1
-    means /= means.sum(axis=1, keepdims=True)
-    return means[np.minimum((centres / scale).astype(int), n_coarse - 1)]
+    is_own = owner == np.arange(n_coarse)[:, None]
+    means = is_own / is_own.sum(axis=1, keepdims=True)
+    return means[np.minimum((centres / width).astype(int), n_coarse - 1)]
 
 
-def _jpeg_compression(images: Array, level: int, rngs: Generators) -> Array:
+@_strengths(80, 65, 58, 50, 40)
+def _jpeg_compression(images: Array, rngs: Generators, quality: int) -> Array:
     try:
         from PIL import Image
     except ImportError as error:
@@ -433,7 +401,7 @@ def _jpeg_compression(images: Array, level: int, rngs: Generators) -> Array:
     pixels = np.ascontiguousarray(pixels)
     for k, image in enumerate(pixels):
         file = io.BytesIO()
-        Image.fromarray(image).save(file, format="jpeg", quality=level)
+        Image.fromarray(image).save(file, format="jpeg", quality=quality)
         with Image.open(file) as compressed:
             pixels[k] = np.asarray(compressed)
     compressed_images = pixels.transpose(0, 3, 1, 2) if c == 3 else pixels
@@ -441,60 +409,6 @@ def _jpeg_compression(images: Array, level: int, rngs: Generators) -> Array:
 
 
 # -- All of them -------------------------------------------------------------------
-
-_Corrupt = Callable[[Array, Any, Generators], Array]
-
-# What each kind does, and its strengths at severities 1 to 5.
-_KINDS: dict[str, tuple[_Corrupt, tuple[Any, ...]]] = {
-    "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
-    "shot_noise": (_shot_noise, (500, 250, 100, 75, 50)),
-    "impulse_noise": (_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),
-    # Radius, and the deviation of what smooths it.
-    "defocus_blur": (
-        _defocus_blur,
-        ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
-    ),
-    # Deviation of the blur before and after, and how often pixels move.
-    "glass_blur": (
-        _glass_blur,
-        ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2)),
-    ),
-    # Radius and deviation.
-    "motion_blur": (_motion_blur, ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))),
-    # As many as the script's ranges hold: rounding adds an end to the first two.
-    "zoom_blur": (_zoom_blur, (7, 12, 16, 21, 26)),
-    "snow": (
-        _snow,
-        (
-            _Snow(0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-            _Snow(0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-            _Snow(0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-            _Snow(0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-            _Snow(0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-        ),
-    ),
-    # Weight of the image and of the ice.
-    "frost": (
-        _frost,
-        ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
-    ),
-    # Density, and how fast the fog smooths out: less at high severities.
-    "fog": (_fog, ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))),
-    "brightness": (_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),
-    "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
-    "elastic_transform": (
-        _elastic_transform,
-        (
-            (0, 0, 0.08),
-            (0.05, 0.2, 0.07),
-            (0.08, 0.06, 0.06),
-            (0.1, 0.04, 0.05),
-            (0.1, 0.03, 0.03),
-        ),
-    ),
-    "pixelate": (_pixelate, (0.95, 0.9, 0.85, 0.75, 0.65)),
-    "jpeg_compression": (_jpeg_compression, (80, 65, 58, 50, 40)),
-}
 
 CORRUPTIONS = tuple(_KINDS)
 
@@ -638,6 +552,7 @@ class Corruption(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         rows = self._check_range(rows)
         corrupt, levels = _KINDS[self.kind]
         level = levels[self.severity - 1]
+        strength = level if isinstance(level, tuple) else (level,)
         # Fresh entropy rather than numpy's global generator.
         salt = check_random_state(
             np.random.RandomState() if self.random_state is None else self.random_state
@@ -646,9 +561,8 @@ class Corruption(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         corrupted = np.empty_like(rows)
         for part in self._chunks(len(rows)):
             images = rows[part].astype(np.float64).clip(0, 1)
-            result = corrupt(
-                images.reshape(-1, *self.image_shape_), level, _generators(images, key)
-            )
+            rngs = _generators(images, key)
+            result = corrupt(images.reshape(-1, *self.image_shape_), rngs, *strength)
             corrupted[part] = result.clip(0, 1).reshape(images.shape)
         return corrupted if shape is None else corrupted.reshape(-1, *shape)
 
@@ -683,9 +597,7 @@ class Corruption(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _image_shape(self, seen: tuple[int, ...] | None) -> tuple[int, int, int]:
         n_values = self.n_features_in_
-        sizes: Any = self.image_shape
-        if sizes is None:
-            sizes = seen
+        sizes: Any = seen if self.image_shape is None else self.image_shape
         if sizes is None:
             for channels in (1, 3):
                 side = math.isqrt(n_values // channels)
@@ -716,24 +628,20 @@ class Corruption(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         return shape
 
-    def _chunks(self, n: int) -> list[slice]:
-        c, h, w = self.image_shape_
-        n_values = c * h * w
+    def _chunks(self, n: int) -> Iterator[slice]:
+        _, h, w = self.image_shape_
+        n_values = self.n_features_in_
         if self.kind == "fog":
             n_values = max(n_values, _fog_size(h, w) ** 2)
-        step = max(1, _CHUNK // n_values)
-        return [slice(start, start + step) for start in range(0, n, step)]
+        return gen_batches(n, max(1, _CHUNK // n_values))
 
 
 def _generators(images: Array, key: bytes) -> Generators:
     """Return a generator for each row, from the row's own values and the key."""
     # In 8 bits a row has one seed in float32 and in float64.
     pixels = np.rint(255 * images).astype(np.uint8)
-    digests = (
-        hashlib.blake2b(row.tobytes(), key=key, digest_size=16).digest()
-        for row in pixels
-    )
+    hashes = (hashlib.blake2b(row.tobytes(), key=key, digest_size=16) for row in pixels)
     return [
-        np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
-        for digest in digests
+        np.random.default_rng(int.from_bytes(each.digest(), "little"))
+        for each in hashes
     ]

@@ -17,6 +17,7 @@ from sklearn.utils import Bunch, check_random_state
 from sksoftrank import shifts
 from sksoftrank._sampling import stratified_order
 from sksoftrank._tables import read_table, shorten
+from sksoftrank.corruptions import Corruption
 
 __all__ = [
     "load_cifar10",
@@ -71,7 +72,7 @@ def load_digits_shift(
     --------
     >>> from sksoftrank.datasets import load_digits_shift
     >>> digits = load_digits_shift(severity=2)
-    >>> digits.X_train.shape, digits.X_shifted["Blur"].shape
+    >>> digits.X_train.shape, digits.X_shifted["contrast"].shape
     ((1347, 64), (450, 64))
     """
     data, target = load_digits(return_X_y=True)
@@ -82,17 +83,10 @@ def load_digits_shift(
         stratify=target,
         random_state=random_state,
     )
+    kinds = ("defocus_blur", "contrast", "brightness", "pixelate")
     transformers = [
         *synthetic_shifts(severity, random_state),
-        *(
-            image_shift(severity, image_shape=(8, 8))
-            for image_shift in (
-                shifts.Blur,
-                shifts.Contrast,
-                shifts.Brightness,
-                shifts.Pixelate,
-            )
-        ),
+        *(Corruption(kind, severity) for kind in kinds),
     ]
     return Bunch(
         X_train=X_train,
@@ -100,7 +94,7 @@ def load_digits_shift(
         X_test=X_test,
         y_test=y_test,
         X_shifted={
-            type(shift).__name__: shift.fit(X_train).transform(X_test)
+            shifts.shift_name(shift): shift.fit(X_train).transform(X_test)
             for shift in transformers
         },
         image_shape=(1, 8, 8),

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
+EPS = float(np.finfo(np.float64).eps)
 
 
 def _as_matrix(Z: Any) -> FloatArray:
@@ -56,13 +57,14 @@ def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
     Z : array-like or Tensor of shape (n, d)
         One row a sample.
     center : bool, default=False
-        Whether to subtract the mean row first. Values below the rounding of the rows
-        as they were, ``eps * norm(Z)``, are then zero.
+        Whether to subtract the mean row first.
 
     Returns
     -------
     ndarray of shape (min(n, d),)
-        Non-negative, in descending order.
+        Non-negative, in descending order. Those that may be rounding are zero: up to
+        ``eps * max(n, d)`` times the largest, and of centred rows ``eps * norm(Z)``
+        more, for the rows as they were.
 
     Raises
     ------
@@ -85,13 +87,41 @@ def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
     if center:
         # Each value was rounded before its offset is taken away: a direction below that
         # is not one of the data.
-        rounding = np.finfo(np.float64).eps * linalg.norm(Z)
+        rounding = EPS * linalg.norm(Z)
         # From the first row, so that the mean is rounded at the scale of the spread and
         # not of the offset: of equal rows nothing is left, however many they are.
         Z = Z - Z[0]
         Z -= Z.mean(axis=0)
-    s: FloatArray = linalg.svdvals(Z)
-    return np.where(s > rounding, s, 0.0) * scale
+    return without_rounding(linalg.svdvals(Z), max(Z.shape), rounding) * scale
+
+
+def without_rounding(s: FloatArray, size: int, rounding: float = 0.0) -> FloatArray:
+    """Return a spectrum in which what may be rounding is zero.
+
+    Of a matrix whose longer side is `size`. What its values were before an offset was
+    taken away may have left as much as `rounding` in any direction.
+    """
+    return np.where(s > EPS * size * s[0] + rounding, s, 0.0)
+
+
+def principal_axes(
+    deviations: Any, rounding: float = 0.0, linalg: Any = np.linalg
+) -> tuple[FloatArray, FloatArray]:
+    """Return all d singular values of rows around zero, and the axes (d, d) as rows.
+
+    By decreasing value, zero where it may be rounding. With ``torch.linalg`` the rows
+    are a tensor.
+    """
+    n, d = deviations.shape
+    if n < d:
+        # Completed to d axes.
+        _, s, axes = linalg.svd(deviations, full_matrices=True)
+        s = np.pad(np.asarray(s), (0, d - n))
+        return without_rounding(s, d, rounding), np.asarray(axes)
+    # For n >> d far cheaper than a decomposition of the rows.
+    squares, vectors = linalg.eigh(deviations.T @ deviations)
+    squares = without_rounding(np.asarray(squares)[::-1], n, rounding**2)
+    return np.sqrt(squares), np.asarray(vectors).T[::-1].copy()
 
 
 def _relative(s: FloatArray) -> FloatArray:
@@ -99,7 +129,8 @@ def _relative(s: FloatArray) -> FloatArray:
     return s / s[0] if s[0] > 0.0 else s[:0]
 
 
-def _numerical_rank(s: FloatArray, tol: float) -> int:
+def count_above(s: FloatArray, tol: float) -> int:
+    """Return how many values of a spectrum are above `tol` times the largest."""
     return int(np.count_nonzero(_relative(s) > tol))
 
 
@@ -189,7 +220,7 @@ def numerical_rank(Z: Any, tol: float = 1e-3, *, center: bool = False) -> int:
     2
     """
     _check_tol(tol)
-    return _numerical_rank(singular_values(Z, center=center), tol)
+    return count_above(singular_values(Z, center=center), tol)
 
 
 def effective_rank(Z: Any, *, center: bool = False) -> float:
@@ -428,7 +459,7 @@ def rank_deficit(logits: Any, n_classes: int | None = None, tol: float = 1e-3) -
             f"shape {Z.shape}: the deficit would be the shape's. Pass more rows, or "
             "lower n_classes."
         )
-    return max(int(n_classes) - _numerical_rank(singular_values(Z), tol), 0)
+    return max(int(n_classes) - count_above(singular_values(Z), tol), 0)
 
 
 def rank_report(
@@ -485,6 +516,6 @@ def rank_report(
         "rankme": _rankme(s, eps=1e-7),
         "stable_rank": _stable_rank(s),
         "participation_ratio": _participation_ratio(s),
-        "numerical_rank": {tol: _numerical_rank(s, tol) for tol in tols},
+        "numerical_rank": {tol: count_above(s, tol) for tol in tols},
         "variance_rank": {share: _variance_rank(s, share) for share in shares},
     }

@@ -95,9 +95,10 @@ def test_all_directions_are_an_orthonormal_basis(n, d):
     np.testing.assert_allclose(ours.inverse_transform(ours.transform(new)), new)
 
 
-def test_directions_that_the_rows_lack_have_no_variance():
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_directions_that_the_rows_lack_have_no_variance(dtype):
     X = representation(50, 3) @ np.random.default_rng(0).standard_normal((3, 10))
-    singular_values = RankCompressor().fit(X).singular_values_
+    singular_values = RankCompressor().fit(X.astype(dtype)).singular_values_
     assert (singular_values[:3] > 0).all()
     np.testing.assert_array_equal(singular_values[3:], 0.0)
 

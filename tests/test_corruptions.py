@@ -564,7 +564,7 @@ def test_elastic_displacements_are_smoothed_draws():
     ]
     # The affine part, by the same severity without displacements.
     warped = corruptions._elastic_transform(
-        X[None], (0, 0, 0.03), [draws("elastic_transform", X)]
+        X[None], [draws("elastic_transform", X)], 0, 0, 0.03
     )[0]
     at = np.mgrid[:32, :32] + 3.2 * np.array(smooth)
     expected = [ndimage.map_coordinates(c, at, order=1, mode="mirror") for c in warped]

@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from sksoftrank import shifts
+from sksoftrank.corruptions import Corruption
 from sksoftrank.datasets import (
     load_cifar10,
     load_digits_shift,
@@ -36,7 +37,10 @@ def test_digits_are_split_and_shifted():
     assert digits.X_test.shape == (450, 64)
     assert digits.y_train.shape == (1347,)
     assert digits.image_shape == (1, 8, 8)
-    assert set(digits.X_shifted) == set(shifts.__all__)
+    assert set(digits.X_shifted) == {
+        *shifts.__all__,
+        *("defocus_blur", "contrast", "brightness", "pixelate"),
+    }
     for shifted in digits.X_shifted.values():
         assert shifted.shape == (450, 64)
         assert not np.array_equal(shifted, digits.X_test)
@@ -78,9 +82,9 @@ def test_digits_are_shifted_by_what_the_training_images_say():
         np.testing.assert_array_equal(
             digits.X_shifted[kind.__name__], shift.transform(digits.X_test)
         )
-    shift = shifts.Pixelate(2, image_shape=(8, 8)).fit(digits.X_train)
+    shift = Corruption("pixelate", 2).fit(digits.X_train)
     np.testing.assert_array_equal(
-        digits.X_shifted["Pixelate"], shift.transform(digits.X_test)
+        digits.X_shifted["pixelate"], shift.transform(digits.X_test)
     )
 
 

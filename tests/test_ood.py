@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
+from sklearn.datasets import load_digits
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
@@ -25,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from sksoftrank import SoftRankMLPClassifier, StackedGridSearchCV
+from sksoftrank.corruptions import Corruption
 from sksoftrank.ood import (
     aupr_in,
     aupr_out,
@@ -37,7 +39,7 @@ from sksoftrank.ood import (
     ood_report,
     threshold_at_tpr,
 )
-from sksoftrank.shifts import Blur, GaussianNoise, OffsetDrift
+from sksoftrank.shifts import GaussianNoise, OffsetDrift
 
 MEASURES = (auroc, fpr_at_tpr, aupr_in, aupr_out)
 
@@ -587,6 +589,17 @@ def test_intervals_have_the_width_of_theory(problem, fitted):
     assert width == pytest.approx(expected, rel=0.06)
 
 
+def test_corruptions_are_called_by_their_kind():
+    X, y = load_digits(return_X_y=True)
+    X = X[:200] / 16
+    fitted = LogisticRegression().fit(X, y[:200])
+    kinds = ["fog", "contrast"]
+    records = ood_report(fitted, X, y[:200], map(Corruption, kinds), severities=[1, 5])
+    assert [(r["domain"], r["severity"]) for r in records[1:]] == [
+        *(("fog", 1), ("fog", 5), ("contrast", 1), ("contrast", 5))
+    ]
+
+
 def test_a_fitted_shift_keeps_its_scale(problem, fitted):
     X, y, *_ = problem
     wide = OffsetDrift(random_state=0).fit(100.0 * X)
@@ -653,10 +666,11 @@ def test_certain_and_wrong_costs_a_finite_loss():
         ({"x": np.zeros((3, 6))}, {}, "a pair .* got ndarray for 'x'"),
         ([np.zeros((3, 6))], {}, "got ndarray for 'ndarray'"),
         ([GaussianNoise()], {"severities": [6]}, "'severity' parameter"),
-        ([Blur(image_shape=(5, 5))], {}, "image_shape must be"),
+        ([Corruption()], {}, r"X must hold values in \[0, 1\]"),
         ({}, {"n_resamples": 1}, "n_resamples must be an int of at least 2, got 1"),
         ({}, {"n_bins": -1}, "n_bins must be a positive int"),
         ({}, {"confidence_level": 95}, r"confidence_level must be in \(0, 1\), got 95"),
+        ({"x": (np.zeros((1, 6)), ["a"])}, {}, "y of 'x' must hold at least two"),
         (
             {"x": (np.zeros((2, 6)), ["a", "z"])},
             {},

@@ -1,7 +1,10 @@
 """The search under a shift: what it chooses, from what, and what it leaves alone."""
 
 import pickle
+import subprocess
+import sys
 import warnings
+from decimal import Decimal
 from itertools import pairwise
 
 import numpy as np
@@ -36,9 +39,10 @@ from sksoftrank import (
     SoftRankMLPClassifier,
     SoftRankTransformerClassifier,
 )
+from sksoftrank.corruptions import Corruption
 from sksoftrank.search import _ood_fits, _ood_space
 from sksoftrank.search._ood_choice import Outcome, choose, paired_gain, pareto_front
-from sksoftrank.search._ood_results import outcome
+from sksoftrank.search._ood_results import digest, outcome
 from sksoftrank.search._ood_space import baseline_grid, make_space
 from sksoftrank.search._ood_splits import make_plan
 from sksoftrank.shifts import FeatureDropout, GainDrift, GaussianNoise, OffsetDrift
@@ -429,11 +433,12 @@ def test_batches_of_one_row_are_not_to_be_normalised(data):
 
 def test_names_of_shifts():
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((20, 3)), np.arange(20) % 2
+    X, y = rng.random((20, 4)), np.arange(20) % 2
     shifts = [GainDrift(1), GainDrift(1), GainDrift(2), FeatureDropout(1), GainDrift(1)]
+    shifts += [Corruption("fog", 2), Corruption("snow", 2)]
     assert make_plan(X, y, shifts=shifts, cv=2).domains == [
         *("GainDrift(1)", "GainDrift(1) #2", "GainDrift(2)", "FeatureDropout(1)"),
-        "GainDrift(1) #3",
+        *("GainDrift(1) #3", "fog(2)", "snow(2)"),
     ]
 
 
@@ -1301,6 +1306,43 @@ def test_changed_data_under_the_same_name(data, tmp_path):
     with pytest.raises(ValueError, match="fit parameters"):
         search.fit(X, y, domains=domains, sample_weight=np.ones(160))
     search.fit(pd.DataFrame(X).to_numpy(), y.copy(), domains=domains.tolist())
+
+
+def test_equal_data_have_one_digest_however_they_lie_in_memory():
+    X = np.arange(12.0).reshape(6, 2)
+    y = np.array(["a", "b", None] * 2, dtype=object)
+    columns = {"a": X[:, 0], "when": np.arange(6).astype("datetime64[D]"), "b": y}
+    frame = pd.DataFrame(columns)
+    weight, one = {"sample_weight": X[:, 0]}, Decimal(1)
+    for same in (
+        [X, np.asfortranarray(X), np.repeat(X, 2, axis=0)[::2]],
+        [X[:, :1], np.asfortranarray(X[:, :1]), X[:, 0].reshape(6, 1)],
+        [X[:1, :1], X[:1, :1].copy()],
+        [np.array(twice, dtype=object) for twice in ([one, one], [one, Decimal(1)])],
+        [[X, X], [X, X.copy()]],
+        [weight, {"sample_weight": X[:, 0].copy()}],
+        [frame, frame.copy(), frame.iloc[::-1].iloc[::-1]],
+        [pl.DataFrame({"a": X[:, 0]}), pd.DataFrame({"a": X[:, 0]})],
+        [sparse.csr_array(X), sparse.csc_array(X), sparse.coo_array(X)],
+    ):
+        assert len({digest(data) for data in same}) == 1
+    others = [X, X.astype(np.float32), X.T, X.reshape(3, 4), X[::-1], X.tolist(), frame]
+    others += [frame.rename(columns={"a": "c"}), weight, y, y[::-1], [X, X], [X]]
+    assert len({digest(data).split()[-1] for data in others}) == len(others)
+
+
+def test_a_digest_is_the_same_in_another_process():
+    code = (
+        "import numpy as np, pandas as pd\n"
+        "from sksoftrank.search._ood_results import digest\n"
+        "data = [np.eye(3), pd.DataFrame({'a': ['u', 'v']}), {'x': {1}, 'y': object}]"
+    )
+    scope = {}
+    exec(code, scope)
+    printed = subprocess.check_output(
+        [sys.executable, "-c", f"{code}\nprint(digest(data))"], text=True
+    )
+    assert printed.strip() == digest(scope["data"])
 
 
 def test_a_model_loads_where_its_study_is_not(data, tmp_path):

@@ -77,6 +77,19 @@ def test_known_spectrum(n, d):
     ]
 
 
+@pytest.mark.parametrize(("n", "d"), [(40, 6), (6, 40), (20_000, 3)])
+def test_principal_axes_have_the_spectrum(n, d):
+    s = np.array([8.0, 1e-4])
+    found, axes = rank.principal_axes(with_spectrum(s, n, d))
+    assert found.shape == (d,)
+    np.testing.assert_allclose(found[:2], s, rtol=1e-6)
+    np.testing.assert_array_equal(found[2:], 0.0)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(d), atol=1e-13)
+    # Below the rounding of an offset that was taken away.
+    found, _ = rank.principal_axes(with_spectrum(s, n, d), 1e-3)
+    np.testing.assert_array_equal(found[1:], 0.0)
+
+
 def test_effective_rank_of_a_diagonal():
     # p = (3/4, 1/4): exp(H) = 4 / 3**0.75.
     assert rank.effective_rank(np.diag([3.0, 1.0])) == pytest.approx(4 / 3**0.75)
@@ -92,7 +105,7 @@ def test_rankme_adds_its_floor_to_each_share():
 def test_tolerance_is_exclusive_and_share_inclusive():
     assert rank.numerical_rank(np.diag([2.0, 1.0]), 0.5) == 1
     assert rank.numerical_rank(np.diag([2.0, 1.0]), 0.4999) == 2
-    assert rank.numerical_rank(np.diag([1.0, 1e-300, 0.0]), 0.0) == 2
+    assert rank.numerical_rank(np.diag([1.0, 1e-12, 0.0]), 0.0) == 2
     assert rank.variance_rank(np.eye(4), 0.5, center=False) == 2
     assert rank.variance_rank(np.eye(4), 0.5001, center=False) == 3
     assert rank.variance_rank(np.diag([1.0, 1.0, 0.0]), 1.0, center=False) == 2

@@ -10,12 +10,11 @@ import numpy as np
 from scipy import linalg
 from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
-from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
-from sksoftrank.detectors._rows import EPS, Codes, FloatArray, Rows
-from sksoftrank.rank import size_of_share
+from sksoftrank.detectors._rows import Codes, FloatArray, Rows
+from sksoftrank.rank import EPS, principal_axes, size_of_share
 
 # Parts that the rows of `fit` are cut into for a threshold that holds for new ones.
 _FOLDS = 5
@@ -302,23 +301,17 @@ def _spectrum(
 ) -> tuple[FloatArray, FloatArray]:
     """Return the variances that are no rounding, and all directions (d, d) as columns.
 
-    Around zero, by decreasing variance. Rounding leaves a trace of directions that the
-    rows do not have: that of the covariance, and that of the rows before an offset was
-    taken away.
+    Around zero, by decreasing variance.
     """
     n, d = deviations.shape
-    variances = np.zeros(0)
-    if n > 1:
-        model = EmpiricalCovariance(store_precision=False, assume_centered=True)
-        values, directions = linalg.eigh(model.fit(deviations).covariance_)
-        values, directions = values[::-1], directions[:, ::-1]
-        variances = values[values > EPS * max(n, d) * values[0] + rounding**2]
-    if not len(variances):
+    s, axes = principal_axes(deviations, np.sqrt(n) * rounding)
+    variances = s[s > 0] ** 2 / n
+    if n < 2 or not len(variances):
         raise ValueError(
             f"{need}, got n_samples = {n} of {d} columns that do not. Pass more rows, "
             "or use a method on logits, such as 'energy'."
         )
-    return variances, directions
+    return variances, axes.T
 
 
 def _whitening(deviations: FloatArray, rounding: float, need: str) -> FloatArray:

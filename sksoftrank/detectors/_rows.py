@@ -18,10 +18,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
+from sksoftrank.rank import EPS
 
 FloatArray = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.intp]
-EPS = float(np.finfo(np.float64).eps)
 Head = tuple[FloatArray, FloatArray]  # (d, c) and (c,): logits = z @ W + b
 
 

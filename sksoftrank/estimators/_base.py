@@ -46,6 +46,7 @@ from sksoftrank.estimators._sources import (
     open_stream,
 )
 from sksoftrank.modules._layers import torch_defaults
+from sksoftrank.rank import count_above
 from sksoftrank.training import SoftRankNet, StreamDataset, fit_nets
 
 Array = npt.NDArray[Any]
@@ -522,7 +523,7 @@ class BaseSoftRankClassifier(Inference):
         self.compressor_ = compressor
         self.n_components_ = compressor.n_components_
         self.singular_values_ = s
-        self.rank_ = int(np.count_nonzero(s > RANK_TOL * s[0]))
+        self.rank_ = count_above(s, RANK_TOL)
         self.logit_norm_ = float(np.average(norms, weights=weight))
 
     def _head(self) -> Callable[[Tensor], Tensor]:

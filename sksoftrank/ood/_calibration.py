@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral
 from typing import Any
 
@@ -77,7 +78,7 @@ def expected_calibration_error(
             f"the classes {columns.tolist()}. Pass classes=estimator.classes_."
         )
     excess, bins = excess_confidence(encode("y_true", y, columns), P, n_bins)
-    return calibration_error(excess, bins, n_bins, np.ones(len(y)))
+    return float(calibration_error(excess, bins, n_bins))
 
 
 def check_positive_int(name: str, value: Any, fix: str) -> None:
@@ -126,8 +127,20 @@ def excess_confidence(
 
 
 def calibration_error(
-    excess: FloatArray, bins: npt.NDArray[np.intp], n_bins: int, weight: FloatArray
-) -> float:
+    excess: FloatArray, bins: npt.NDArray[np.intp], n_bins: int
+) -> FloatArray:
+    """Return the error of each set of rows (..., n)."""
     # n_b * (confidence_b - accuracy_b) is a sum over the bin: no bin is divided by.
-    sums = np.bincount(bins, weight * excess, n_bins)
-    return float(np.abs(sums).sum() / weight.sum())
+    sums = sums_by_group(bins, excess, n_bins)
+    return np.asarray(np.abs(sums).sum(axis=-1) / excess.shape[-1])
+
+
+def sums_by_group(
+    groups: npt.NDArray[np.intp], values: FloatArray, n_groups: int
+) -> FloatArray:
+    """Return the sums (..., n_groups) of values (..., n) along the last axis."""
+    *sets, n = groups.shape
+    offsets = n_groups * np.arange(math.prod(sets))[:, None]
+    places = (groups.reshape(-1, n) + offsets).ravel()
+    sums = np.bincount(places, values.ravel(), n_groups * len(offsets))
+    return sums.reshape(*sets, n_groups).astype(np.float64, copy=False)

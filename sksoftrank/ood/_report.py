@@ -25,8 +25,9 @@ from sksoftrank.ood._calibration import (
     check_positive_int,
     encode,
     excess_confidence,
+    sums_by_group,
 )
-from sksoftrank.shifts import put_columns
+from sksoftrank.shifts import put_columns, shift_name
 
 FloatArray = npt.NDArray[np.float64]
 Record = dict[str, Any]
@@ -41,6 +42,10 @@ _RANGES = {
 }
 
 
+# Resamples at a time, which are in memory together.
+_BATCH = 10
+
+
 @dataclass
 class _Outcome:
     """What a classifier made of some rows: one entry a row."""
@@ -50,36 +55,25 @@ class _Outcome:
     loss: FloatArray | None  # -log of the right class's probability.
     excess: FloatArray | None  # Confidence less whether it is right.
     bins: npt.NDArray[np.intp] | None
+    n_classes: int
     n_bins: int
 
-    def measure(self, weight: FloatArray) -> list[float]:
-        """Return the measures, in the order of _RANGES and less the gap."""
-        total = weight.sum()
-        support = np.bincount(self.codes, weight)
-        right = np.bincount(self.codes, weight * self.is_right)
-        seen = support > 0
-        values = [
-            float(weight @ self.is_right / total),
-            float(np.mean(right[seen] / support[seen])),
-        ]
-        if self.loss is None or self.excess is None or self.bins is None:
-            return [*values, np.nan, np.nan]
-        error = calibration_error(self.excess, self.bins, self.n_bins, weight)
-        return [*values, float(weight @ self.loss / total), error]
-
-    def resample(self, n_resamples: int, seed: int) -> FloatArray:
-        """Return the measures of resampled rows (n_resamples, 4).
-
-        The same seed draws the same rows, so that two outcomes of the same rows are
-        compared row by row.
-        """
-        n = len(self.codes)
-        rng = np.random.RandomState(seed)
-        weights = (
-            np.bincount(rng.randint(n, size=n), minlength=n).astype(np.float64)
-            for _ in range(n_resamples)
-        )
-        return np.array([self.measure(weight) for weight in weights])
+    def measure(self, rows: npt.NDArray[np.intp]) -> dict[str, FloatArray]:
+        """Return what can be measured, less the gap, of sets of rows (..., n)."""
+        codes, is_right = self.codes[rows], self.is_right[rows]
+        support = sums_by_group(codes, np.ones(rows.shape), self.n_classes)
+        right = sums_by_group(codes, is_right, self.n_classes)
+        recalls = (right / np.maximum(support, 1)).sum(axis=-1)
+        values = {
+            "accuracy": is_right.mean(axis=-1),
+            "balanced_accuracy": recalls / (support > 0).sum(axis=-1),
+        }
+        if self.loss is not None and self.excess is not None and self.bins is not None:
+            values["log_loss"] = self.loss[rows].mean(axis=-1)
+            values["expected_calibration_error"] = calibration_error(
+                self.excess[rows], self.bins[rows], self.n_bins
+            )
+        return values
 
 
 def ood_report(
@@ -106,9 +100,9 @@ def ood_report(
         Their labels.
     shifted : dict, or iterable of transformers
         A dictionary from a name to the rows of a domain, as a tuple ``(X, y)``, or to a
-        transformer from `sksoftrank.shifts`; or transformers alone, named by their
-        class. Transformers are applied to `X_id` at each severity: as they are fitted,
-        or fitted on `X_id`.
+        transformer from `sksoftrank.shifts` or `sksoftrank.corruptions`; or
+        transformers alone, named by their kind or class. Transformers are applied to
+        `X_id` at each severity: as they are fitted, or fitted on `X_id`.
     severities : sequence of int, default=(1, 2, 3, 4, 5)
         Severities of the transformers, whose own is not used.
     n_bins : int, default=15
@@ -134,8 +128,8 @@ def ood_report(
     Raises
     ------
     ValueError
-        If a domain holds labels that the estimator does not know, or a parameter is out
-        of range.
+        If a domain holds labels that the estimator does not know, or less than two
+        rows, or a parameter is out of range.
 
     Notes
     -----
@@ -175,49 +169,55 @@ def ood_report(
             "for 95 % intervals."
         )
     rng = check_random_state(random_state)
-    # The seed of the in-distribution rows, which shifts of the same rows share.
-    own, shift_seed = rng.randint(np.iinfo(np.int32).max, size=2).tolist()
+    seed, shift_seed = rng.randint(np.iinfo(np.int32).max, size=2).tolist()
     baseline = _outcome(estimator, X_id, y_id, n_bins, "y_id")
-    baseline_draws = baseline.resample(n_resamples, own)
 
-    def record(
-        name: str, severity: int | None, outcome: _Outcome, draws: FloatArray
-    ) -> Record:
+    def record(name: str, severity: int | None, outcome: _Outcome) -> Record:
         n = len(outcome.codes)
-        ones = np.ones(n)
-        values = outcome.measure(ones)
-        values.append(float(baseline.is_right.mean()) - values[0])
-        gaps = baseline_draws[:, 0] - draws[:, 0]
-        errors = np.std(np.column_stack([draws, gaps]), axis=0, ddof=1)
+
+        def measure(own: Any, rows: Any) -> dict[str, FloatArray]:
+            values = outcome.measure(rows)
+            gap = baseline.is_right[own].mean(axis=-1) - values["accuracy"]
+            return values | {"accuracy_gap": gap}
+
+        samples = np.arange(len(baseline.codes)), np.arange(n)
+        values = measure(*samples)
+        errors = stats.bootstrap(
+            samples,
+            lambda *rows, axis: np.stack([*measure(*rows).values()]),
+            n_resamples=n_resamples,
+            batch=_BATCH,
+            vectorized=True,
+            paired=severity is not None,  # Of a shift: the same rows.
+            method="percentile",
+            rng=seed,
+        ).standard_error
         half_widths = stats.norm.ppf((1 + confidence_level) / 2) * errors
+        widths = dict(zip(values, half_widths, strict=True))
         entry: Record = {"domain": name, "severity": severity, "n_samples": n}
-        for (measure, (low, high)), value, half_width in zip(
-            _RANGES.items(), values, half_widths.tolist(), strict=True
-        ):
+        for key, (low, high) in _RANGES.items():
+            value, half_width = values.get(key, np.nan), widths.get(key, np.nan)
             bounds = (value - half_width, value + half_width)
-            if measure == "accuracy":
+            if key == "accuracy":
                 n_right = int(outcome.is_right.sum())
                 bounds = stats.binomtest(n_right, n).proportion_ci(
                     confidence_level, method="wilson"
                 )
-            entry[measure] = value
-            entry[f"{measure}_low"] = float(np.maximum(bounds[0], low))
-            entry[f"{measure}_high"] = float(np.minimum(bounds[1], high))
+            entry[key] = float(value)
+            entry[f"{key}_low"] = float(np.maximum(bounds[0], low))
+            entry[f"{key}_high"] = float(np.minimum(bounds[1], high))
         return entry
 
-    records = [record("in-distribution", 0, baseline, baseline_draws)]
+    records = [record("in-distribution", 0, baseline)]
     for name, source in _name_sources(shifted).items():
         if hasattr(source, "transform"):
             for severity in severities:
                 X = _shift_rows(source, severity, X_id, shift_seed)
                 outcome = _outcome(estimator, X, y_id, n_bins, "y_id")
-                draws = outcome.resample(n_resamples, own)
-                records.append(record(name, severity, outcome, draws))
+                records.append(record(name, severity, outcome))
         else:
             outcome = _outcome(estimator, *source, n_bins, f"y of {name!r}")
-            seed = int(rng.randint(np.iinfo(np.int32).max))
-            draws = outcome.resample(n_resamples, seed)
-            records.append(record(name, None, outcome, draws))
+            records.append(record(name, None, outcome))
     return records
 
 
@@ -227,11 +227,11 @@ def _name_sources(shifted: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
         sources = dict(shifted)
     else:
         shifts = list(shifted)
-        sources = {type(shift).__name__: shift for shift in shifts}
+        sources = {shift_name(shift): shift for shift in shifts}
         if len(sources) < len(shifts):
             raise ValueError(
-                "shifted must give each shift a name, got several of one class among "
-                f"{[type(shift).__name__ for shift in shifts]}. Pass a dictionary from "
+                "shifted must give each shift a name, got several of one among "
+                f"{[shift_name(shift) for shift in shifts]}. Pass a dictionary from "
                 "names to shifts."
             )
     for name, source in sources.items():
@@ -269,15 +269,21 @@ def _shift_rows(shift: Any, severity: int, X: Any, seed: int) -> Any:
 def _outcome(estimator: Any, X: Any, y: Any, n_bins: int, name: str) -> _Outcome:
     labels = column_or_1d(y)
     check_consistent_length(X, labels)
+    n = len(labels)
+    if n < 2:
+        raise ValueError(
+            f"{name} must hold at least two labels, as an interval needs, got {n}. "
+            "Leave it out, or join it with others."
+        )
     classes = np.asarray(estimator.classes_)
     codes = encode(name, labels, classes)
     is_right = (np.asarray(estimator.predict(X)) == labels).astype(np.float64)
-    if not hasattr(estimator, "predict_proba"):
-        return _Outcome(codes, is_right, None, None, None, n_bins)
-    proba = np.asarray(estimator.predict_proba(X))
-    P = as_proba(proba)
-    # As scikit-learn's log_loss: a probability of zero is one too small for its type.
-    eps = np.finfo(proba.dtype).eps if proba.dtype.kind == "f" else 1e-16
-    loss = -np.log(np.clip(P[np.arange(len(P)), codes], eps, 1.0 - eps))
-    excess, bins = excess_confidence(codes, P, n_bins)
-    return _Outcome(codes, is_right, loss, excess, bins, n_bins)
+    loss, excess, bins = None, None, None
+    if hasattr(estimator, "predict_proba"):
+        proba = np.asarray(estimator.predict_proba(X))
+        P = as_proba(proba)
+        # As scikit-learn's log_loss: zero is a probability too small for its type.
+        eps = np.finfo(proba.dtype).eps if proba.dtype.kind == "f" else 1e-16
+        loss = -np.log(np.clip(P[np.arange(n), codes], eps, 1.0 - eps))
+        excess, bins = excess_confidence(codes, P, n_bins)
+    return _Outcome(codes, is_right, loss, excess, bins, len(classes), n_bins)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import optuna
@@ -118,8 +118,8 @@ class OODSearchCV(BaseSearchCV):
     error_score : "raise" or float, default=nan
         Score of a fit that failed; with nan its trial is out.
     shifts : list of transformers, default=None
-        Shifts from `sksoftrank.shifts` or the like. Each is fitted on a split's
-        training rows and applied to its held-out rows.
+        Of `sksoftrank.shifts`, `sksoftrank.corruptions` or the like. Each is fitted on
+        a split's training rows and applied to its held-out rows.
 
     Attributes
     ----------
@@ -452,9 +452,8 @@ class OODSearchCV(BaseSearchCV):
         random_state = self.random_state
         if random_state is None and not is_in_memory(self.storage):
             # The same in all processes that work on the study.
-            name = (self.study_name or _STUDY_NAME).encode()
-            digest = hashlib.sha256(name).digest()
-            random_state = int.from_bytes(digest[:4], "big")
+            name = self.study_name or _STUDY_NAME
+            random_state = int(joblib.hash(name)[:8], 16)
         return draw_seeds(random_state, 1 + self.n_seeds)
 
     # -- Results ---------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import joblib
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 from scipy import sparse
@@ -210,33 +210,29 @@ def fingerprint(
 
 
 def digest(data: Any) -> str:
-    """Return shape, type and a hash of data; equal for equal data in any process."""
-    hasher = hashlib.sha256()
-    _feed(hasher, data)
+    """Return shape and hash of data; equal for equal data in any process."""
     shape = getattr(data, "shape", None)
     kind = f"{shape[0]} rows, shape {tuple(shape)}, " if shape else ""
-    return f"{kind}{hasher.hexdigest()[:16]}"
+    return f"{kind}{joblib.hash(_hashable(data))[:16]}"
 
 
-def _feed(hasher: Any, data: Any) -> None:
-    if isinstance(data, dict):
-        data = sorted(data.items())
+def _hashable(data: Any) -> Any:
+    """Return lists, flat arrays and texts: what joblib hashes by value alone.
+
+    Of an array it hashes the strides, too, and of an object what else refers to it.
+    """
     if sparse.issparse(data):
         data = data.tocsr()
-        _feed(hasher, [data.shape, data.data, data.indices, data.indptr])
-    elif hasattr(data, "columns"):  # A frame: a column's type is its own.
-        for name in data.columns:
-            _feed(hasher, [str(name), np.asarray(data[name])])
-    elif isinstance(data, list | tuple):
-        hasher.update(f"{len(data)}[".encode())
-        for item in data:
-            _feed(hasher, item)
-    elif hasattr(data, "__array__"):
+        return _hashable([data.shape, data.data, data.indices, data.indptr])
+    if hasattr(data, "columns"):  # A frame: a column's type is its own.
+        return [[str(name), _hashable(data[name])] for name in data.columns]
+    if isinstance(data, dict):
+        data = sorted(data.items())
+    if isinstance(data, list | tuple):
+        return [_hashable(item) for item in data]
+    if hasattr(data, "__array__"):
         array = np.asarray(data)
-        hasher.update(f"{array.shape}{array.dtype}".encode())
-        if array.dtype.kind == "O":
-            hasher.update("\x1f".join(map(stable_repr, array.ravel())).encode())
-        else:
-            hasher.update(np.ascontiguousarray(array).data.cast("B"))
-    else:
-        hasher.update(stable_repr(data).encode())
+        flat = np.ascontiguousarray(array).ravel()
+        is_text = flat.dtype.hasobject
+        return [str(array.shape), [*map(stable_repr, flat)] if is_text else flat]
+    return stable_repr(data)

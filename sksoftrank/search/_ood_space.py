@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import inspect
 import math
 import re
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import joblib
 import numpy as np
 from optuna.distributions import (
     BaseDistribution,
@@ -182,8 +182,7 @@ def _callable_space(given: Callable[[Any], Any], names: set[str]) -> Space:
         text = inspect.getsource(given)
     except (OSError, TypeError):  # E.g. typed into a prompt, or no function.
         text = ""
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return Space(suggest, {"callable": f"{name} {digest}"})
+    return Space(suggest, {"callable": f"{name} {joblib.hash(text)[:16]}"})
 
 
 # -- Defaults ------------------------------------------------------------------------

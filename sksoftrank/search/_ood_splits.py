@@ -24,7 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from sksoftrank.ood._rows import undefined_on, why_undefined
-from sksoftrank.shifts import put_columns
+from sksoftrank.shifts import put_columns, shift_name
 
 Array = npt.NDArray[Any]
 
@@ -377,7 +377,7 @@ def _leave_one_domain_out(
 def _shift_names(shifts: Sequence[Any]) -> list[str]:
     names: list[str] = []
     for shift in shifts:
-        name = type(shift).__name__
+        name = shift_name(shift)
         if hasattr(shift, "severity"):
             name = f"{name}({shift.severity})"
         n_same = sum(other.partition(" #")[0] == name for other in names)

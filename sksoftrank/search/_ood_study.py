@@ -9,7 +9,6 @@ to lock, and no moment at which a worker may not be killed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import joblib
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
@@ -334,8 +334,7 @@ class SharedStudy:
         ValueError
             If a part differs, with its name and both values.
         """
-        text = repr(sorted(parts.items()))
-        own = _FINGERPRINT + hashlib.sha256(text.encode()).hexdigest()[:16]
+        own = _FINGERPRINT + joblib.hash(dict(parts))[:16]
         self._compare(parts, own, given)
         if own not in self.storage.get_study_user_attrs(self.study_id):
             self.storage.set_study_user_attr(self.study_id, own, dict(parts))

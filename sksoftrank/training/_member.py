@@ -52,7 +52,7 @@ class Member:
         Positive. Longer gradients are scaled down to this norm; None leaves them.
     valid : iterable, default=None
         Rows to validate on, for `on_epoch_end`.
-    forward_params : dict, default={}
+    forward_params : dict, default=<factory>
         Further arguments of the module's forward pass.
     on_epoch_begin, on_epoch_end : callable, default=None
         Called with the member before and after each epoch. Where the latter returns

@@ -591,6 +591,24 @@ def fit_nets(
     -------
     list of Exception or None
         The error that each net's training ended with.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank import SoftRankNet
+    >>> from sksoftrank.modules import MLP
+    >>> from sksoftrank.training import InMemoryDataset, fit_nets
+    >>> X = np.random.default_rng(0).standard_normal((64, 4))
+    >>> dataset = InMemoryDataset(X, (X[:, 0] > 0).astype(int))
+    >>> params = {"module__n_features": 4, "module__n_classes": 2, "train_split": None}
+    >>> nets = [
+    ...     SoftRankNet(MLP, temperature=temperature, verbose=0, **params).initialize()
+    ...     for temperature in [1.0, 10.0]
+    ... ]
+    >>> fit_nets(nets, [dataset] * 2)
+    [None, None]
+    >>> [len(net.history) for net in nets]
+    [10, 10]
     """
     errors: list[Exception | None] = [None] * len(nets)
     members: dict[int, Member] = {}
