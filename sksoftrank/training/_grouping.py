@@ -52,7 +52,10 @@ def acts_on_batches(net: Any, *, training: bool) -> str | None:
             if not training:  # Its batch hook keeps predictions.
                 return "EpochScoring"
             continue
-        if type(callback) is GradientNormClipping and callback.gradient_clip_norm_type == 2:
+        if (
+            type(callback) is GradientNormClipping
+            and callback.gradient_clip_norm_type == 2
+        ):
             continue  # Every way to train clips.
         if isinstance(callback, LRScheduler) and callback.step_every == "epoch":
             continue
@@ -231,7 +234,7 @@ def _autograd_steps(net: Any, member: Member, stop: StopFlag | None) -> Steps:
 
     def run_epoch(batches: Iterator[Any]) -> float:
         net.run_single_epoch(
-            batches, True, "train", net.train_step, **member.forward_params
+            batches, True, "train", net.train_step, **(member.forward_params or {})
         )
         names = ["train_batch_size", "train_loss"]
         sizes, losses = zip(*net.history[-1, "batches", :, names], strict=True)

@@ -52,7 +52,7 @@ class Member:
         Positive. Longer gradients are scaled down to this norm; None leaves them.
     valid : iterable, default=None
         Rows to validate on, for `on_epoch_end`.
-    forward_params : dict, default=<factory>
+    forward_params : dict, default=None
         Further arguments of the module's forward pass.
     on_epoch_begin, on_epoch_end : callable, default=None
         Called with the member before and after each epoch. Where the latter returns
@@ -89,7 +89,7 @@ class Member:
     label_smoothing: float = 0.0
     max_grad_norm: float | None = None
     valid: Any = None
-    forward_params: dict[str, Any] = field(default_factory=dict)
+    forward_params: dict[str, Any] | None = None
     on_epoch_begin: Callable[[Member], object] | None = None
     on_epoch_end: Callable[[Member], object] | None = None
     history: list[dict[str, float]] = field(default_factory=list, init=False)

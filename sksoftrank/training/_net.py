@@ -558,7 +558,7 @@ class SoftRankNet(NeuralNetClassifier):
             return step
 
         self.run_single_epoch(
-            member.valid, False, "valid", counting_step, **member.forward_params
+            member.valid, False, "valid", counting_step, **(member.forward_params or {})
         )
         names = ["valid_batch_size", "valid_loss"]
         sizes, losses = zip(*self.history[-1, "batches", :, names], strict=True)
