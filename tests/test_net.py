@@ -10,6 +10,7 @@ from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import (
     BatchScoring,
     Callback,
+    Checkpoint,
     EarlyStopping,
     EpochScoring,
     GradientNormClipping,
@@ -21,7 +22,8 @@ from torch.nn import functional as F
 from sksoftrank import SoftRankNet
 from sksoftrank.losses import LinearTemperature, TemperatureCrossEntropyLoss
 from sksoftrank.modules import CNN, MLP, Transformer
-from sksoftrank.training import AccuracyStopping, InMemoryDataset
+from sksoftrank.training import AccuracyStopping, InMemoryDataset, fit_nets
+from sksoftrank.training._grouping import unsupported_reason
 
 
 def make_net(**params):
@@ -509,3 +511,156 @@ def test_rows_and_labels_of_any_numeric_type(in_tensors, kind):
     np.testing.assert_array_equal(
         net.predict_proba(rows), expected.predict_proba(X.astype(np.float32))
     )
+
+
+# -- Callbacks in a stack --------------------------------------------------------------
+
+
+class Follow(Callback):
+    """Note what a callback sees at the end of each epoch, and stop at one of them."""
+
+    def __init__(self, last=None):
+        self.last = last
+
+    def on_train_begin(self, net, **kwargs):
+        self.seen_ = []
+
+    def on_epoch_end(self, net, dataset_train=None, **kwargs):
+        self.seen_.append((weights(net).clone(), dict(net.history[-1]), dataset_train))
+        if len(self.seen_) == self.last:
+            raise KeyboardInterrupt
+
+
+def test_a_callback_sees_each_epoch_of_a_stack(blobs):
+    net = make_net(callbacks=[Follow()], max_epochs=4).fit(*blobs)
+    assert unsupported_reason(net) is None
+    assert not net.has_optimizer_
+    seen = dict(net.callbacks_)["Follow"].seen_
+    assert [record["epoch"] for _, record, _ in seen] == [1, 2, 3, 4]
+    assert [record["train_loss"] for _, record, _ in seen] == net.history[
+        :, "train_loss"
+    ]
+    assert all(len(dataset) == 120 for _, _, dataset in seen)
+    for k, (own, _, _) in enumerate(seen, start=1):
+        assert torch.equal(own, weights(make_net(max_epochs=k).fit(*blobs)))
+
+
+def test_a_callback_stops_its_net_alone(blobs):
+    X, y = blobs
+    data = InMemoryDataset(X.astype(np.float32), y)
+    nets = [
+        make_net(callbacks=[Follow(last)], max_epochs=5).initialize()
+        for last in (2, None)
+    ]
+    assert fit_nets(nets, [data, data]) == [None, None]
+    for net, n_epochs in zip(nets, (2, 5), strict=True):
+        assert len(net.history) == n_epochs
+        assert not net.was_interrupted_
+        alone = make_net(max_epochs=n_epochs).fit(X, y)
+        assert torch.equal(weights(net), weights(alone))
+
+
+def test_an_error_of_a_callback_is_its_nets_own(blobs):
+    class Fail(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise OSError("The disk is full.")
+
+    X, y = blobs
+    data = InMemoryDataset(X.astype(np.float32), y)
+    nets = [make_net(callbacks=cbs).initialize() for cbs in ([Fail()], [])]
+    errors = fit_nets(nets, [data, data])
+    assert isinstance(errors[0], OSError)
+    assert errors[1] is None
+    with pytest.raises(OSError, match="disk is full"):
+        make_net(callbacks=[Fail()]).fit(X, y)
+
+
+def test_what_a_stack_can_t_train_is_trained_beside_it(blobs):
+    X, y = blobs
+    data = InMemoryDataset(X.astype(np.float32), y)
+    params = ({}, {"optimizer": torch.optim.RMSprop}, {"callbacks": [CountSteps()]}, {})
+    nets = [make_net(**own).initialize() for own in params]
+    assert fit_nets(nets, [data] * 4) == [None] * 4
+    assert [net.has_optimizer_ for net in nets] == [False, True, True, False]
+    for net, own in zip(nets, params, strict=True):
+        assert torch.equal(weights(net), weights(make_net(**own).fit(X, y)))
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({}, None),
+        ({"optimizer__betas": (0.5, 0.9), "optimizer__fused": True}, None),
+        ({"callbacks": [AccuracyStopping(), GradientNormClipping(1.0)]}, None),
+        ({"callbacks": [CountSteps]}, "CountSteps acts on batches"),
+        ({"callbacks": [("lr", LRScheduler("StepLR", step_size=1))]}, "LRScheduler"),
+        ({"callbacks": [Checkpoint()]}, "Checkpoint needs torch's optimizer"),
+        ({"callbacks": [Checkpoint(f_optimizer=None)]}, None),
+        ({"optimizer__amsgrad": True}, "leave 'amsgrad'"),
+        ({"optimizer": torch.optim.LBFGS}, "optimizer must be torch's Adam"),
+        ({"precision": "bf16"}, "bf16"),
+        ({"compile": True}, "compile"),
+        ({"verbose": 2}, "verbose"),
+        ({"criterion__ignore_index": -1}, "criterion"),
+        ({"iterator_train__drop_last": True}, "DataLoader"),
+        ({"device": None}, "DataLoader"),
+    ],
+    ids=str,
+)
+def test_what_sends_a_net_to_autograd(params, reason):
+    net = make_net(**params)
+    found = unsupported_reason(net)
+    assert found is reason is None or reason in found
+
+
+def test_betas_reach_a_stack(blobs):
+    plain = make_net().fit(*blobs)
+    short = make_net(optimizer__betas=(0.5, 0.9))
+    stacked, alone = clone(short).fit(*blobs), clone(short).partial_fit(*blobs)
+    assert not stacked.has_optimizer_
+    torch.testing.assert_close(weights(stacked), weights(alone), rtol=0, atol=1e-5)
+    assert (weights(stacked) - weights(plain)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_learning_rate_for_each_epoch(blobs, method):
+    rates = [0.01, 0.02, 0.0]
+    net = make_net(lr=rates, callbacks=[Follow()])
+    getattr(net, method)(*blobs)
+    assert net.history[:, "lr"] == rates
+    (_, _, _), (second, _, _), (third, _, _) = dict(net.callbacks_)["Follow"].seen_
+    assert torch.equal(second, third)
+    net = make_net(lr=rates, max_epochs=4)
+    with pytest.raises(ValueError, match="lr must be one number, or one for each of 4"):
+        getattr(net, method)(*blobs)
+
+
+def test_a_callback_may_read_and_set_the_optimizers_rate_in_a_stack(blobs):
+    class Halve(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            for group in net.optimizer_.param_groups:
+                group["lr"] /= 2
+
+    net = make_net(callbacks=[Halve()]).fit(*blobs)
+    assert net.history[:, "lr"] == [0.01, 0.005, 0.0025]
+    same = make_net(lr=[0.01, 0.005, 0.0025]).fit(*blobs)
+    assert torch.equal(weights(net), weights(same))
+
+
+def test_a_frozen_or_hooked_module_is_not_stacked(blobs):
+    def frozen():
+        module = MLP(6, 3, (16,), random_state=0)
+        module.body[0].weight.requires_grad = False
+        return module
+
+    module = frozen()
+    params = make_net().get_params(deep=False)
+    own = {k: v for k, v in params.items() if not k.startswith("module")}
+    net = SoftRankNet(module, **own).fit(*blobs)
+    assert torch.equal(net.module_.body[0].weight, frozen().body[0].weight)
+    assert not torch.equal(net.module_.output.weight, frozen().output.weight)
+    calls = []
+    hooked = MLP(6, 3, (16,), random_state=0)
+    hooked.body[0].register_forward_hook(lambda *_: calls.append(1))
+    SoftRankNet(hooked, **own).fit(*blobs)
+    assert len(calls) >= 12
