@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,8 +36,7 @@ def check_optimizer(
             f"optimizer must be torch's Adam, AdamW or SGD, got {kind!r}. Use "
             "SoftRankNet for others."
         )
-    # By its signature: to make one imports torch's compiler.
-    known = inspect.signature(kind).parameters
+    known = _parameters(kind)
     for name, value in params.items():
         if name not in known:
             raise ValueError(
@@ -59,6 +59,12 @@ def check_optimizer(
             f"{options['momentum']!r}. Set e.g. momentum=0.9."
         )
     return options
+
+
+@cache
+def _parameters(kind: Any) -> Any:
+    # By its signature: to make one imports torch's compiler.
+    return inspect.signature(kind).parameters
 
 
 class FusedOptimizer:
