@@ -63,7 +63,7 @@ def test_training_equals_a_loop_in_plain_torch(blobs, params):
     # The same initial weights and order of rows, taken from the seeds alone.
     initial = make(**params)
     seeds = initial._draw_seeds()
-    initial.n_features_in_, initial.classes_ = 6, np.arange(3)
+    initial._input, initial.classes_ = clf._input, clf.classes_
     module = initial._make_net(seeds, 5, None).initialize().module_
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     tensors = [
