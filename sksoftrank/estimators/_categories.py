@@ -92,11 +92,6 @@ class CategoryEncoder:
         return self.is_categorical.tobytes(), self.handle_unknown
 
     @property
-    def is_fitted(self) -> bool:
-        """Whether the categories are known."""
-        return hasattr(self, "_encoder")
-
-    @property
     def n_columns(self) -> int:
         """Number of columns that `transform` returns."""
         return len(self.is_categorical)

@@ -132,16 +132,9 @@ class InputReader:
     ) -> tuple[Any, Array]:
         """Learn how to read `X`; return the matrix and the labels.
 
-        Parameters
-        ----------
-        estimator : estimator
-            Named in errors.
-        X, y : object
-            Rows and labels.
-        before : InputReader, default=None
-            That of the fit whose weights are gone on from: its categories stay.
-        shared : dict, default=None
-            What fits of the same `X` and `y` that read alike share.
+        `before` is the reader of the fit whose weights are gone on from: its
+        categories stay. Fits of the same `X` and `y` that read alike share the arrays
+        made of them in `shared`.
         """
         rows, shape = self._flatten(self.as_frame(X))
         self.encoder = self._find_encoder(rows, is_image=shape is not None)
@@ -160,6 +153,8 @@ class InputReader:
             self.encoder = reader.encoder
             self.n_features, self.names = reader.n_features, reader.names
         else:
+            if before is None and self.encoder is not None:
+                self.encoder.fit(rows)
             rows, labels = self._validate_labelled(estimator, rows, y, reset=True)
             self.n_features = estimator.n_features_in_
             self.names = getattr(estimator, "feature_names_in_", None)
@@ -239,8 +234,6 @@ class InputReader:
             return validate_data(estimator, X, y, reset=reset, **options)
         # Names and number of columns, of the frame as it came.
         validate_data(estimator, X, y, reset=reset, skip_check_array=True)
-        if not encoder.is_fitted:
-            encoder.fit(X)
         X = encoder.transform(X)
         if isinstance(y, str) and y == "no_validation":
             return check_array(X, **options)
@@ -287,8 +280,8 @@ class InputReader:
 
         The first chunk that a reader sees tells it how to read the others.
         """
-        columns = self.columns(X)
-        chunks = open_stream(X, target, columns, numeric=self.encoder is None)
+        is_numeric = self.encoder is None
+        chunks = open_stream(X, target, self.columns(X), numeric=is_numeric)
 
         def start() -> Iterator[tuple[Array, Any]]:
             for rows, labels in chunks():

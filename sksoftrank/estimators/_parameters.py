@@ -30,8 +30,9 @@ HIGHER_RATES = {**BASE_RATES, "adam": 3e-3, "adamw": 3e-3}
 
 @dataclass(frozen=True)
 class Parameter:
-    """What `SharedParameters` says of a parameter beside its type."""
+    """What `SharedParameters` says of a parameter."""
 
+    type: Any
     default: Any
     constraints: list[Any]
     doc: str
@@ -142,7 +143,7 @@ class SharedParameters(TypedDict, total=False):
 
 
 PARAMETERS: dict[str, Parameter] = {
-    name: Parameter(*hint.__metadata__)
+    name: Parameter(hint.__origin__, *hint.__metadata__)
     for name, hint in get_type_hints(SharedParameters, include_extras=True).items()
 }
 
@@ -229,19 +230,26 @@ def _full_signature(cls: type[SharedParametersMixin]) -> inspect.Signature:
         return signature
     del own[handed_on[0]]
     _, *inherited = inspect.signature(super(cls, cls).__init__).parameters.values()
-    defaults = {p.name: p.default for p in inherited}
-    defaults.update(vars(cls).get("_shared_defaults", {}))
-    rest = [own.pop(name, _keyword(name, value)) for name, value in defaults.items()]
-    return signature.replace(parameters=[*own.values(), *rest])
-
-
-def _keyword(name: str, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+    changed = vars(cls).get("_shared_defaults", {})
+    rest = [
+        own.pop(p.name, p.replace(default=changed.get(p.name, p.default)))
+        for p in inherited
+    ]
+    keywords = [p.replace(kind=p.KEYWORD_ONLY) for p in rest]
+    return signature.replace(parameters=[*own.values(), *keywords])
 
 
 SharedParametersMixin.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-        *(_keyword(name, parameter.default) for name, parameter in PARAMETERS.items()),
+        *(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=parameter.default,
+                annotation=parameter.type,
+            )
+            for name, parameter in PARAMETERS.items()
+        ),
     ]
 )
