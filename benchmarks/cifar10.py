@@ -37,9 +37,9 @@ def make(kind, epochs, seed=0, device="auto"):
 
 def recipe(clf, X):
     """Return what a rival needs to train the network of an estimator."""
-    clf.input_shape_, clf._encoder = X.shape[1:], None
-    clf.n_features_in_ = int(np.prod(X.shape[1:]))
-    module, params = clf._module_recipe(clf.n_features_in_)
+    architecture = clf._architecture()
+    architecture.input.fit(clf, X[:10], np.arange(10))
+    module, params = architecture.of(architecture.input)
     optimizer, options = clf._optimizer()
     options = {**options, "weight_decay": clf.weight_decay}
     network = module(n_classes=10, random_state=clf.random_state, **params)

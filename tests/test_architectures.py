@@ -386,6 +386,14 @@ def test_rows_of_another_shape_than_in_fit(make, images, change, message):
             getattr(clf, method)(change(X))
 
 
+def test_candidates_that_share_their_rows_are_checked_each(images):
+    X, y = images
+    grid = {"patch_size": [4, 3]}
+    search = StackedGridSearchCV(transformer(), grid, cv=2, error_score="raise")
+    with pytest.raises(ValueError, match=r"patch_size must divide both sides .*got 3"):
+        search.fit(X, y)
+
+
 BAD = {
     "channels": (cnn, {"channels": ()}, "channels must be one or more positive"),
     "no channel": (cnn, {"channels": (4, 0)}, r"channels .*got \(4, 0\)"),

@@ -63,8 +63,8 @@ def test_training_equals_a_loop_in_plain_torch(blobs, params):
     # The same initial weights and order of rows, taken from the seeds alone.
     initial = make(**params)
     seeds = initial._draw_seeds()
-    initial.n_features_in_, initial.classes_ = 6, np.arange(3)
-    module = initial._make_net(seeds, 5, None).initialize().module_
+    net = initial._make_net({"n_features": X.shape[1]}, len(clf.classes_), seeds)
+    module = net.initialize().module_
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     tensors = [
         t.detach().clone().requires_grad_() for m in linear for t in (m.weight, m.bias)

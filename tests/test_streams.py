@@ -1073,7 +1073,7 @@ class Marker:
 
 def test_rows_of_a_stream_are_not_kept(monkeypatch):
     monkeypatch.setattr(_sources, "CHUNK_ROWS", 32)
-    monkeypatch.setattr("sksoftrank.estimators._data.BASIS_ROWS", 64)
+    monkeypatch.setattr("sksoftrank.estimators._training_data.BASIS_ROWS", 64)
     stream = Alive(1500)
     clf = make(hidden_layer_sizes=(4,), batch_size=4, max_epochs=2)
     gc.collect()
@@ -1114,10 +1114,10 @@ def test_memory_maps_are_used_where_they_lie(tmp_path, dtype, callbacks):
         n_components=2,
         callbacks=callbacks,
     )
-    clf._inference_rows = 256
     # For the basis; those of a fit are 4,096 rows in single precision.
     basis = pytest.MonkeyPatch()
-    basis.setattr("sksoftrank.estimators._data.BASIS_ROWS", 500)
+    basis.setattr("sksoftrank.estimators._mlp.INFERENCE_ROWS", 256)
+    basis.setattr("sksoftrank.estimators._training_data.BASIS_ROWS", 500)
     tracemalloc.start()
     try:
         clf.fit(X, y)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -12,53 +13,57 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import _fit_context, clone
-from sklearn.utils import Tags, compute_class_weight
+from sklearn.base import _fit_context
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import validate_parameter_constraints
-from sklearn.utils.multiclass import (
-    _check_partial_fit_first_call,
-    check_classification_targets,
-)
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from skorch.callbacks import EarlyStopping
 from torch import Tensor
 
 from sksoftrank.compression import RankCompressor
-from sksoftrank.estimators._data import (
+from sksoftrank.estimators._architecture import Architecture
+from sksoftrank.estimators._inference import InferenceMixin
+from sksoftrank.estimators._input import InputReader, check_range
+from sksoftrank.estimators._parameters import SharedParametersMixin
+from sksoftrank.estimators._recipe import NetMixin
+from sksoftrank.estimators._sources import is_stream
+from sksoftrank.estimators._training_data import (
     FloatArray,
     Rows,
-    check_range,
+    check_batches,
+    check_class_weight,
+    check_classes,
+    check_stream_settings,
     encode,
-    make_dataset,
-    merge_duplicates,
+    from_arrays,
+    from_stream,
     sample_rows,
     split_validation,
 )
-from sksoftrank.estimators._inference import DTYPES, Inference
-from sksoftrank.estimators._sources import (
-    as_frame,
-    is_arrow,
-    is_stream,
-    open_stream,
-)
 from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.rank import count_above
-from sksoftrank.training import SoftRankNet, StreamDataset, fit_nets
+from sksoftrank.training import (
+    InMemoryDataset,
+    SoftRankNet,
+    StreamDataset,
+    fit_nets,
+)
 
 Array = npt.NDArray[Any]
-# Of so few rows, or of no more than a batch, equal ones are merged: a weight is then
-# repetition to the last bit, and not only over many steps.
-MERGED_ROWS = 64
 # rank_ counts the singular values above this share of the largest.
 RANK_TOL = 1e-2
 
 
-class BaseSoftRankClassifier(Inference):
-    """Base of the classifiers; a subclass adds the parameters of its module."""
+class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, ABC):
+    """Base of the classifiers; a subclass adds its parameters and its architecture."""
+
+    @abstractmethod
+    def _architecture(self) -> Architecture:
+        """Return the network that the parameters ask for; refuse those that can't be.
+
+        Called before the data are known, too.
+        """
 
     # -- Training ------------------------------------------------------------------
 
@@ -114,37 +119,30 @@ class BaseSoftRankClassifier(Inference):
         y: Any,
         sample_weight: npt.ArrayLike | None = None,
         *,
-        validated: dict[tuple[int, int], Any] | None = None,
+        validated: dict[Hashable, Any] | None = None,
     ) -> Training:
         """Check the data and parameters of a fit, and return what is to be trained.
 
         Fits of the same `X` and `y` share the arrays made of them in `validated`.
         """
         width_before = getattr(self, "n_features_in_", None)
-        if is_stream(X, y):
-            dataset: Rows | StreamDataset = self._open_training(X, y, sample_weight)
-            valid_dataset = None
-            seeds = self._draw_seeds()
-        else:
-            rows = self._read_training(X, y, sample_weight, validated)
-            # After the checks: a random state of the user's is left alone by an error.
-            seeds = self._draw_seeds()
-            train = valid = valid_dataset = None
-            if self.early_stopping:
-                train, valid = split_validation(
-                    rows[1], self.validation_fraction, seeds["split"]
-                )
-                valid_dataset = make_dataset(*rows, valid)
-            dataset = make_dataset(*rows, train)
-            self._check_batches(len(dataset))
+        dataset: Rows | StreamDataset
+        dataset = self._read_training(X, y, sample_weight, validated=validated)
+        # After the checks: a random state of the user's is left alone by an error.
+        seeds = self._draw_seeds()
+        valid_dataset = None
+        if self.early_stopping:
+            assert isinstance(dataset, InMemoryDataset)
+            dataset, valid_dataset = split_validation(
+                dataset, self.validation_fraction, seeds["split"]
+            )
         if self._goes_on and self.n_features_in_ != width_before:
             raise ValueError(
                 f"warm_start=True needs the {width_before} columns of the previous "
                 f"fit, got {self.n_features_in_}. Pass those, or set warm_start=False "
                 "to start anew."
             )
-        net = self._make_net(seeds, self.max_epochs, valid_dataset)
-        self._initialize(net)
+        net = self._build_net(dataset, seeds, valid_dataset=valid_dataset)
         if self._goes_on:
             self._load_weights(net)
         return Training(net, dataset, seeds["rows"])
@@ -154,121 +152,54 @@ class BaseSoftRankClassifier(Inference):
         X: Any,
         y: Any,
         sample_weight: npt.ArrayLike | None,
-        validated: dict[tuple[int, int], Any] | None,
-    ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
-        """Return rows, codes and weights; set the classes."""
-        key = (id(X), id(y))
-        if validated is not None and key in validated:
-            # Converted once for all fits of a stack; the columns' names are each one's.
-            validate_data(self, X, reset=True, skip_check_array=True)
-            X, labels = validated[key]
-        else:
-            X, labels = self._validate_training_data(X, y, reset=True)
-            if validated is not None:
-                validated[key] = (X, labels)
-        classes, codes = np.unique(labels, return_inverse=True)
-        self._set_classes(classes)
-        self._check_settings(X.shape[0])
-        return self._weigh(X, codes.astype(np.int64, copy=False), sample_weight)
+        *,
+        classes: Array | None = None,
+        validated: dict[Hashable, Any] | None = None,
+    ) -> InMemoryDataset | StreamDataset:
+        """Return what to train on; set the classes, and what is known of the input.
 
-    def _open_training(
-        self, X: Any, target: Any, sample_weight: Any, classes: Array | None = None
-    ) -> StreamDataset:
-        """Return a stream as a dataset, after a pass that checks it; set the classes.
-
-        `classes` are those of a fit before.
+        `classes` are all that will come, where a call of partial_fit has named them.
         """
-        if sample_weight is not None:
-            raise ValueError(
-                "sample_weight must be None where X is a Dataset, got "
-                f"{type(sample_weight).__name__}. Use class_weight, or arrays."
-            )
-        if self.early_stopping:
-            raise ValueError(
-                "early_stopping must be False where X is a Dataset, whose rows can't "
-                "be held out, got True. Set max_epochs, or use arrays."
-            )
-        if is_arrow(X) and target is None:
-            raise ValueError(
-                "y must be the name of the labels' column where X is an Arrow dataset, "
-                f"got None. Name one of {X.schema.names}, or pass a Table and an array."
-            )
+        self._check_skorch_params()
+        check_class_weight(self.class_weight)
+        self._resolve_device()
+        before = self.classes_ if classes is None and self._goes_on else None
         is_new = classes is None or not hasattr(self, "net_")
-        chunks = open_stream(X, target) if is_new else self._open(X, target)
-        counts: dict[Any, int] = {}
-        for rows, labels in chunks():
-            if labels is None:
-                raise ValueError(
-                    "X must yield pairs (row, label), got rows alone. Yield pairs."
-                )
-            if is_new and not counts:
-                self._take_names(X, target)
-                self._take_shape(rows.shape[1:])
-            check_range(self._check_chunk(rows))
-            values, numbers = _count_labels(labels)
-            for label, number in zip(values, numbers.tolist(), strict=True):
-                counts[label] = counts.get(label, 0) + number
-        if not counts:
-            raise ValueError(
-                "X must yield at least one row, got none. Check where it reads from."
-            )
-        n_rows = sum(counts.values())
-        try:
-            seen = np.array(sorted(counts))
-        except TypeError as error:
-            raise ValueError(
-                "X must yield labels of one type, got "
-                f"{sorted({type(label).__name__ for label in counts})}. Convert them."
-            ) from error
-        if classes is None:
-            self._set_classes(seen)
+        reader = self._architecture().input if is_new else self._input
+        dataset: InMemoryDataset | StreamDataset
+        if is_stream(X, y):
+            check_stream_settings(X, y, sample_weight, self.early_stopping)
+            passes = reader.open(X, y, labelled=True)
+            dataset, known = from_stream(passes, classes, self.class_weight)
         else:
-            encode(seen, classes)
-        self._check_settings(n_rows)
-        known, by_class = self.classes_, None
-        if self.class_weight is not None:
-            weights = np.array([float(counts[label]) for label in sorted(counts)])
-            by_class = compute_class_weight(
-                self.class_weight, classes=known, y=seen, sample_weight=weights
+            if is_new:
+                goes_on_from = self._input if self._goes_on else None
+                rows, labels = reader.fit(self, X, y, goes_on_from, validated)
+            else:
+                rows, labels = reader.read_labelled(self, X, y)
+            dataset, known = from_arrays(
+                rows,
+                labels,
+                classes,
+                sample_weight=sample_weight,
+                class_weight=self.class_weight,
+                batch_size=self.batch_size,
             )
-            total = by_class[encode(seen, known)] @ weights
-            if total == 0:
-                raise self._all_weightless()
-            by_class = by_class * n_rows / total
-        return StreamDataset(
-            lambda: (
-                (self._check_chunk(rows), encode(np.asarray(labels), known))
-                for rows, labels in chunks()
-            ),
-            n_rows,
-            by_class,
-        )
+        check_classes(known, before)
+        self._set_input(reader)
+        self.classes_ = known
+        return dataset
 
-    def _take_names(self, X: Any, target: Any) -> None:
-        """Take note of the names of a stream's columns, as `fit` of an array does."""
-        if is_arrow(X):
-            names = [name for name in X.schema.names if name != target]
-            self.feature_names_in_ = np.array(names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-
-    def _take_shape(self, shape: tuple[int, ...]) -> None:
-        """Take note of the shape of a stream's rows."""
-        self.n_features_in_ = int(np.prod(shape))
-
-    def _set_classes(self, classes: Array) -> None:
-        if len(classes) < 2:
-            raise ValueError(
-                "y must hold at least two classes, got one class, "
-                f"{classes.tolist()[0]!r}. Add rows of another."
-            )
-        if self._goes_on and not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                "warm_start=True needs the classes of the previous fit, "
-                f"{self.classes_.tolist()}, got {classes.tolist()}. Set "
-                "warm_start=False to start anew."
-            )
-        self.classes_ = classes
+    def _set_input(self, reader: InputReader) -> None:
+        """Set what a fit is known to have seen of `X`."""
+        self._input = reader
+        reader.set_features(self)
+        if reader.axes != (1,):
+            self.input_shape_ = reader.shape
+        if reader.encoder_class is not None:
+            encoder = reader.encoder
+            self.is_categorical_ = None if encoder is None else encoder.is_categorical
+        self._inference_rows = self._architecture().inference_rows
 
     @property
     def _goes_on(self) -> bool:
@@ -339,26 +270,18 @@ class BaseSoftRankClassifier(Inference):
                     "classes must name at least two classes, got "
                     f"{self.classes_.tolist()}. Name all that will ever come."
                 )
-            dataset: Rows | StreamDataset
-            if is_stream(X, y):
-                dataset = self._open_training(X, y, sample_weight, self.classes_)
-            else:
-                rows, labels = self._validate_training_data(X, y, reset=not fitted)
-                codes = encode(labels, self.classes_)
-                self._check_settings(rows.shape[0])
-                dataset = make_dataset(*self._weigh(rows, codes, sample_weight))
-                self._check_batches(len(dataset))
+            dataset = self._read_training(X, y, sample_weight, classes=self.classes_)
             seeds = self._draw_seeds()
             if fitted and self._is_incremental:
                 net = self.net_
+                check_batches(dataset, self.batch_size, net.min_batch_size)
                 # Taken up when the net next trains.
                 net.set_params(
                     temperature=self._last_temperature(),
                     lr=self._first_learning_rate(incremental=True),
                 )
             else:
-                net = self._make_net(seeds, 1, None, incremental=True)
-                self._initialize(net)
+                net = self._build_net(dataset, seeds, incremental=True)
                 if fitted:
                     self._load_weights(net)
             if fitted:  # An error from here on costs the optimizer's state.
@@ -383,78 +306,20 @@ class BaseSoftRankClassifier(Inference):
                 before["net_"].module_.eval()
             raise
 
-    def _validate_training_data(
-        self, X: Any, y: Any, *, reset: bool
-    ) -> tuple[Any, Array]:
-        X, y = self._validate(
-            X, y, accept_sparse="csr", dtype=DTYPES, order="C", reset=reset
-        )
-        check_classification_targets(y)
-        check_range(X)
-        return X, y
-
-    def _check_settings(self, n_rows: int) -> None:
-        """Check what the parameters' own ranges don't say."""
-        self._check_batches(n_rows)
-        self._check_skorch_params()
-        self._check_class_weight()
-        self._resolve_device()
-
-    def _check_batches(self, n_rows: int) -> None:
-        if min(self.batch_size, n_rows) < self._min_batch_size():
-            raise ValueError(
-                f"batch_size={self.batch_size} and {n_rows} rows of X (to train on, "
-                "different, and of positive weight) must both be at least "
-                f"{self._min_batch_size()} for a module with batch normalization. "
-                "Raise them, or use another normalization."
-            )
-
-    def _weigh(
-        self,
-        X: Any,
-        codes: npt.NDArray[np.int64],
-        sample_weight: npt.ArrayLike | None,
-    ) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
-        """Return rows, codes and weights, None where all are equal."""
-        n_merged = max(self.batch_size, MERGED_ROWS)
-        if X.shape[0] > n_merged and sample_weight is self.class_weight is None:
-            return X, codes, None
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        if self.class_weight is not None:
-            by_class = compute_class_weight(
-                self.class_weight,
-                classes=self.classes_,
-                y=self.classes_[codes],
-                sample_weight=weight,
-            )
-            weight = weight * by_class[codes]
-            if not weight.any():
-                raise self._all_weightless()
-        kept = weight > 0
-        if not kept.all():
-            X, codes, weight = X[kept], codes[kept], weight[kept]
-        if X.shape[0] <= n_merged:
-            X, codes, weight = merge_duplicates(X, codes, weight)
-        if (weight == weight[0]).all():
-            return X, codes, None
-        return X, codes, weight / weight.max()  # Sums of the largest would overflow.
-
-    def _all_weightless(self) -> ValueError:
-        return ValueError(
-            "class_weight must leave some row a positive weight, got "
-            f"{self.class_weight!r}. Raise the weight of a class in y."
-        )
-
-    def _initialize(self, net: SoftRankNet) -> None:
-        net.initialize()
+    def _build_net(
+        self, dataset: Rows | StreamDataset, seeds: dict[str, int], **options: Any
+    ) -> SoftRankNet:
+        """Return the net for the data and the parameters, with its initial weights."""
+        inputs = self._input.describe(self._architecture().input_params)
+        net = self._make_net(inputs, len(self.classes_), seeds, **options).initialize()
+        check_batches(dataset, self.batch_size, net.min_batch_size)
         width = net.module_.embedding_width
         if isinstance(self.n_components, Integral) and self.n_components > width:
             raise ValueError(
                 f"n_components must be at most {width}, the width of the embedding, "
                 f"got {self.n_components}. Lower it, or use 'auto'."
             )
+        return net
 
     def _load_weights(self, net: SoftRankNet) -> None:
         """Start a net from the weights of the previous fit."""
@@ -488,13 +353,6 @@ class BaseSoftRankClassifier(Inference):
             if isinstance(callback, EarlyStopping):
                 callback.best_model_weights_ = None
         self.net_ = net
-
-    def _sketch_net(self, n_inputs: int, n_classes: int) -> SoftRankNet:
-        """Return a net not to be trained, but to be asked how it would be."""
-        sketch = clone(self)
-        sketch.n_features_in_, sketch.classes_ = n_inputs, np.arange(n_classes)
-        seeds = dict.fromkeys(("module", "order", "rows"), 0)
-        return sketch._make_net(seeds, self.max_epochs, None)
 
     def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
         """Set the fitted attributes that `transform` needs, from the rows given."""
@@ -576,7 +434,7 @@ class BaseSoftRankClassifier(Inference):
             {"n_components": n_components, "compression_tol": tol},
             caller_name="compress",
         )
-        X = as_frame(X, self._columns(X), numeric=not self._has_categories)
+        X = self._input.as_frame(X)
         if is_stream(X):
             raise ValueError(
                 f"X must be an array, got {type(X).__name__}. Pass some thousand rows, "
@@ -648,25 +506,6 @@ class BaseSoftRankClassifier(Inference):
                 {name: torch.tensor(array) for name, array in weights.items()}
             )
         self.module_.eval()
-
-
-def _count_labels(labels: Any) -> tuple[Array, npt.NDArray[np.intp]]:
-    """Return the distinct labels of a stream's chunk and how often each comes."""
-    labels = np.asarray(labels)
-    if labels.ndim != 1:
-        raise ValueError(
-            "X must yield one label with each row, got labels of shape "
-            f"{labels.shape[1:]}. Name the class."
-        )
-    if labels.dtype.kind in "Of" and any(v is None or v != v for v in labels.tolist()):
-        raise ValueError(
-            "y must hold a label for each row, got missing ones. Drop such rows."
-        )
-    values, numbers = np.unique(labels, return_counts=True)
-    # Twice each: it takes few rows of many classes for a regression's, and a chunk is
-    # few rows.
-    check_classification_targets(np.repeat(values, 2))
-    return values, numbers
 
 
 @dataclass

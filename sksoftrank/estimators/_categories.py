@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
-from contextlib import suppress
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
-from sklearn.utils import _safe_indexing, check_array, check_X_y
+from sklearn.utils import _safe_indexing
 from sklearn.utils._missing import is_scalar_nan
-from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _num_features, validate_data
-
-from sksoftrank.estimators._base import BaseSoftRankClassifier
-from sksoftrank.estimators._sources import as_frame
+from sklearn.utils.validation import _num_features
 
 Array = npt.NDArray[Any]
 _CATEGORICAL = (nw.Boolean, nw.Categorical, nw.Enum, nw.String)
@@ -95,11 +90,6 @@ class CategoryEncoder:
     def key(self) -> Hashable:
         """What encoders that encode alike agree in."""
         return self.is_categorical.tobytes(), self.handle_unknown
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether the categories are known."""
-        return hasattr(self, "_encoder")
 
     @property
     def n_columns(self) -> int:
@@ -243,120 +233,6 @@ class OneHotCategories(CategoryEncoder):
 
     def _encode(self, codes: npt.NDArray[np.float64]) -> Any:
         return self._one_hot.transform(codes)
-
-
-class CategoricalInputClassifier(BaseSoftRankClassifier):
-    """Base of the classifiers of tables whose columns may hold categories."""
-
-    _parameter_constraints = {  # noqa: RUF012
-        **BaseSoftRankClassifier._parameter_constraints,
-        "categorical_features": [StrOptions({"from_dtype"}), "array-like", None],
-        "handle_unknown": [StrOptions({"infrequent_if_exist", "error"})],
-    }
-    # What the network takes in for categories.
-    _encoding: ClassVar[type[CategoryEncoder]] = CategoryEncoder
-    _encoder: CategoryEncoder | None = None
-
-    categorical_features: Any
-    handle_unknown: str
-    is_categorical_: npt.NDArray[np.bool_] | None
-
-    def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
-        """Check rows as ever, encoded where columns hold categories."""
-        names = None if options["reset"] else self._columns(X)
-        X = as_frame(X, names, numeric=self.categorical_features is None)
-        if options["reset"]:
-            self._take_encoder(self._choose_encoder(X))
-        encoder = self._encoder
-        if encoder is None:
-            return super()._validate(X, y, **options)
-        # Names and number of columns, of the frame as it came.
-        validate_data(self, X, y, reset=options.pop("reset"), skip_check_array=True)
-        if not encoder.is_fitted:
-            encoder.fit(X)
-        X = encoder.transform(X)
-        if isinstance(y, str) and y == "no_validation":
-            return check_array(X, **options)
-        return check_X_y(X, y, **options)
-
-    def _take_encoder(self, encoder: CategoryEncoder | None) -> None:
-        self._encoder = encoder
-        self.is_categorical_ = None if encoder is None else encoder.is_categorical
-
-    def _find_categories(self, X: Any) -> CategoryEncoder | None:
-        """Return an encoder, not yet fitted, for what columns of categories `X` has."""
-        X = as_frame(X, numeric=self.categorical_features is None)
-        if getattr(X, "ndim", 2) != 2:  # To be refused like any such X.
-            return None
-        return self._encoding.find(X, self.categorical_features, self.handle_unknown)
-
-    def _choose_encoder(self, X: Any) -> CategoryEncoder | None:
-        found = self._find_categories(X)
-        if not (self.warm_start and hasattr(self, "net_")):
-            return found
-        # The weights to go on from are those of its categories.
-        before = self._encoder
-        if (found and found.key) != (before and before.key):
-            raise ValueError(
-                "warm_start=True needs the columns of categories and handle_unknown of "
-                "the previous fit, got others. Give X the same dtypes, or set "
-                "warm_start=False to start anew."
-            )
-        return before
-
-    def _read_training(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        validated: dict[Any, Any] | None,
-    ) -> Any:
-        if validated is None:
-            return super()._read_training(X, y, sample_weight, None)
-        # Fits that encode alike share the encoded rows, and so the encoder.
-        found = self._find_categories(X)
-        shared = validated.setdefault(found and found.key, {})
-        rows = super()._read_training(X, y, sample_weight, shared)
-        self._take_encoder(shared.setdefault(id(X), self._encoder))
-        return rows
-
-    def _count_inputs(self, X: Any) -> int:
-        """Return how many columns the network takes in for `X`.
-
-        A guess, where `X` is going to be transformed before.
-        """
-        with suppress(ValueError, TypeError):  # Its fit will say so.
-            encoder = self._find_categories(X)
-            if encoder is not None:
-                return encoder.fit(X).n_columns
-        shape: tuple[int, ...] = getattr(X, "shape", ())
-        return shape[1] if len(shape) == 2 else 1
-
-    def _encode(self, rows: Array) -> Array:
-        if self._encoder is None:
-            return rows
-        encoded: Any = self._encoder.transform(rows)
-        return encoded.toarray() if sparse.issparse(encoded) else encoded
-
-    def _take_shape(self, shape: tuple[int, ...]) -> None:
-        super()._take_shape(shape)
-        self._take_encoder(None)
-        if self._names_categories:
-            raise ValueError(
-                "categorical_features must be 'from_dtype' or None where X is a "
-                f"Dataset, got {self.categorical_features!r}. Use a frame, or encode "
-                "the categories."
-            )
-
-    @property
-    def _has_categories(self) -> bool:
-        return self._encoder is not None
-
-    @property
-    def _names_categories(self) -> bool:
-        # An array has no single truth, nor does a comparison with one.
-        features = self.categorical_features
-        return not (features is None or isinstance(features, str))
 
 
 def _holds_categories(column: nw.Series[Any]) -> bool:

@@ -12,7 +12,6 @@ import torch
 from joblib import effective_n_jobs
 from sklearn.base import (
     BaseEstimator,
-    ClassifierMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
@@ -25,18 +24,19 @@ from sklearn.utils.validation import check_is_fitted
 
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._base import BaseSoftRankClassifier
-from sksoftrank.estimators._data import Rows, draw_seeds, make_dataset, sample_rows
+from sksoftrank.estimators._inference import StreamScoreMixin
 from sksoftrank.estimators._mlp import SoftRankMLPClassifier
-from sksoftrank.estimators._sources import as_frame, is_stream, read_labels
+from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
+from sksoftrank.estimators._training_data import draw_seeds, sample_rows
 from sksoftrank.losses import TemperatureSchedule
-from sksoftrank.training import StopFlag, StreamDataset
+from sksoftrank.training import InMemoryDataset, StopFlag, StreamDataset
 
 Array = npt.NDArray[Any]
 
 
 class SoftRankEnsembleClassifier(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, StreamScoreMixin, BaseEstimator
 ):
     """Networks that differ by their seed or temperature, and vote by probability.
 
@@ -184,35 +184,26 @@ class SoftRankEnsembleClassifier(
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> None:
-        if not is_stream(X, y):  # Once for all members.
-            takes_text = getattr(self._base(), "categorical_features", None) is not None
-            X = as_frame(X, numeric=not takes_text)
         # All members read their input alike: the first to do so is none of them.
         reader = clone(self._base())
         reader._validate_params()
+        if not is_stream(X, y):  # Once for all members.
+            X = reader._architecture().input.as_frame(X)
         validated: dict[Any, Any] = {}
-        dataset: Rows | StreamDataset
-        if is_stream(X, y):
-            dataset = reader._open_training(X, y, sample_weight)
-        else:
-            rows = reader._read_training(X, y, sample_weight, validated)
-            dataset = make_dataset(*rows)
+        dataset = reader._read_training(X, y, sample_weight, validated=validated)
         seeds = draw_seeds(self.random_state, self.n_estimators + 1)
         members = self._members(seeds)
         # Before the training, and not only after it.
         RankCompressor(self.n_components)._check_size(
-            sum(member._embedding_width() or 0 for member in members)
+            sum(member._architecture().embedding_width or 0 for member in members)
         )
         params = {} if sample_weight is None else {"sample_weight": sample_weight}
         self.estimators_ = self._fit_members(
             [PendingFit(member, X, y, params) for member in members], validated
         )
         self.classes_ = reader.classes_
-        self.n_features_in_ = reader.n_features_in_
-        if hasattr(reader, "feature_names_in_"):
-            self.feature_names_in_ = reader.feature_names_in_
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        self._input = reader._input
+        self._input.set_features(self)
         self._find_basis(dataset, seeds[-1])
 
     def _base(self) -> BaseSoftRankClassifier:
@@ -269,7 +260,7 @@ class SoftRankEnsembleClassifier(
             members.append(member)
         return members
 
-    def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
+    def _find_basis(self, dataset: InMemoryDataset | StreamDataset, seed: int) -> None:
         X, codes, weight = sample_rows(dataset, seed)
         # In single precision, like the training: half the time of double.
         Z = self._concatenate(X.astype(np.float32, copy=False))
@@ -298,12 +289,15 @@ class SoftRankEnsembleClassifier(
 
     def _validate_rows(self, X: Any) -> Any:
         check_is_fitted(self)
-        return self.estimators_[0]._validate_rows(X)
+        return self._input.read(self, X)
 
     def _member_probabilities(self, X: Any) -> Array:
         """Return the members' probabilities (n_estimators, n, n_classes)."""
-        X = self._validate_rows(X)
         return np.stack([member._probabilities(X) for member in self.estimators_])
+
+    def _predict(self, X: Any) -> Array:
+        codes = self._member_probabilities(X).mean(axis=0).argmax(axis=1)
+        return self.classes_[codes]
 
     def predict_proba(self, X: npt.ArrayLike) -> Array:
         """Return the mean of the members' probabilities.
@@ -318,7 +312,7 @@ class SoftRankEnsembleClassifier(
         ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of ``classes_``.
         """
-        return self._member_probabilities(X).mean(axis=0)
+        return self._member_probabilities(self._validate_rows(X)).mean(axis=0)
 
     def predict_std(self, X: npt.ArrayLike) -> Array:
         """Return the standard deviation of the members' probabilities.
@@ -334,7 +328,7 @@ class SoftRankEnsembleClassifier(
             In [0, 0.5]; higher where the members disagree.
         """
         with np.errstate(under="ignore"):  # Of members that agree.
-            return self._member_probabilities(X).std(axis=0)
+            return self._member_probabilities(self._validate_rows(X)).std(axis=0)
 
     def predict(self, X: npt.ArrayLike) -> Array:
         """Return the class of the highest mean probability.
@@ -349,35 +343,7 @@ class SoftRankEnsembleClassifier(
         ndarray of shape (n_samples,)
             Elements of ``classes_``.
         """
-        codes = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[codes]
-
-    def score(
-        self,
-        X: npt.ArrayLike,
-        y: npt.ArrayLike | str | None = None,
-        sample_weight: npt.ArrayLike | None = None,
-    ) -> float:
-        """Return the share of rows whose class is predicted.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
-            Rows; with their labels, as in `fit`, where they come from a Dataset.
-        y : array-like of shape (n_samples,) or str, default=None
-            Labels, as in `fit`; an array does for a Dataset too.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
-
-        Returns
-        -------
-        float
-            Accuracy in [0, 1]; higher is better.
-        """
-        if is_stream(X, y) and (y is None or isinstance(y, str)):
-            check_is_fitted(self)
-            y = read_labels(X, y, self.estimators_[0]._columns(X))
-        return super().score(X, y, sample_weight)
+        return self._predict(self._validate_rows(X))
 
     def predict_log_proba(self, X: npt.ArrayLike) -> Array:
         """Return the logarithm of `predict_proba`.

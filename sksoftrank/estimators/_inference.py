@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,21 +17,13 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.metrics import accuracy_score
-from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from sksoftrank.compression import RankCompressor
-from sksoftrank.estimators._recipe import NetRecipe
-from sksoftrank.estimators._sources import (
-    as_frame,
-    count_rows,
-    is_arrow,
-    is_stream,
-    open_stream,
-)
+from sksoftrank.estimators._input import InputReader
+from sksoftrank.estimators._sources import count_rows, is_stream
 from sksoftrank.modules import MLP, EmbedHeadModule
 from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.modules._protocol import find_layer, layer_output
@@ -43,32 +34,71 @@ from sksoftrank.training._forward import ForwardMLP
 Array = npt.NDArray[Any]
 # Makes the result of rows, by a module or what stands for it.
 Compute = Callable[[Any, Tensor], Tensor]
-# What is used as it lies; pixels take an eighth of the memory of numbers.
-DTYPES = [np.float64, np.float32, np.uint8]
 
 
-class Inference(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, NetRecipe
+class StreamScoreMixin(ClassifierMixin):
+    """Scores the rows of a stream chunk by chunk."""
+
+    _input: InputReader
+
+    def score(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike | str | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> float:
+        """Return the share of rows whose class is predicted.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
+            Rows; with their labels, as in `fit`, where they come from a Dataset.
+        y : array-like of shape (n_samples,) or str, default=None
+            Labels, as in `fit`; an array does for a Dataset too.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Accuracy in [0, 1]; higher is better.
+
+        Raises
+        ------
+        ValueError
+            If a Dataset yields no labels, or no rows.
+        """
+        is_named = y is None or isinstance(y, str)
+        if not (is_named and is_stream(X)):
+            return super().score(X, y, sample_weight)
+        check_is_fitted(self)
+        predicted, known = [], []
+        for rows, labels in self._input.open(X, y, labelled=True)():
+            predicted.append(self._predict(rows))
+            known.append(labels)
+        if not known:
+            raise _no_rows()
+        return float(
+            accuracy_score(
+                np.concatenate(known),
+                np.concatenate(predicted),
+                sample_weight=sample_weight,
+            )
+        )
+
+
+class InferenceMixin(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, StreamScoreMixin
 ):
     """Methods of a fitted classifier."""
 
-    # Rows of a forward pass: its activations stay in the cache.
-    _inference_rows = 2048
-
     net_: SoftRankNet
+    classes_: Array
     temperature_: float
     compressor_: RankCompressor
     n_components_: int
-
-    def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
-        """Check rows, and labels where there are some, as scikit-learn does."""
-        if isinstance(X, DataLoader):
-            raise ValueError(
-                "X must be an array or a Dataset, got a DataLoader. Pass its dataset, "
-                "X=loader.dataset: the estimator makes batches of its own."
-            )
-        X = as_frame(X, None if options["reset"] else self._columns(X))
-        return validate_data(self, X, y, **options)
+    # Rows of a forward pass: its activations stay in the cache.
+    _inference_rows: int
 
     @property
     def module_(self) -> EmbedHeadModule:
@@ -84,68 +114,7 @@ class Inference(
 
     def _validate_rows(self, X: Any) -> Any:
         """Return the rows as a matrix, or as what yields it in chunks."""
-        if is_stream(X):
-            return self._validate_stream(X)
-        X = self._validate(
-            X,
-            accept_sparse="csr",
-            dtype=DTYPES,
-            ensure_all_finite=False,
-            reset=False,
-        )
-        # torch sums several times as fast as scikit-learn's check; where the sum is not
-        # finite, that check finds out why.
-        writeable = (
-            isinstance(X, np.ndarray) and X.flags.writeable and min(X.strides) >= 0
-        )
-        if not (writeable and _has_finite_sum(X)):
-            assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
-        return X
-
-    def _validate_stream(self, X: Any) -> Callable[[], Iterator[Any]]:
-        chunks = self._open(X)
-        return lambda: (self._check_chunk(rows) for rows, _ in chunks())
-
-    def _open(self, X: Any, target: Any = None) -> Callable[[], Iterator[Any]]:
-        """Return what starts a pass over chunks like what the fit saw."""
-        return open_stream(
-            X, target, self._columns(X), numeric=not self._has_categories
-        )
-
-    @property
-    def _has_categories(self) -> bool:
-        """Whether columns that are no numbers are looked up among those of the fit."""
-        return False
-
-    def _columns(self, X: Any) -> list[str] | None:
-        """Return which columns of a stream to read; None for all."""
-        names = getattr(self, "feature_names_in_", None)
-        return list(names) if names is not None and is_arrow(X) else None
-
-    def _check_chunk(self, rows: Array) -> Array:
-        """Return the rows of a stream as a matrix of the fit's width."""
-        shape = rows.shape[1:]
-        expected = getattr(self, "input_shape_", shape)
-        if len(shape) > 1 and shape != expected:
-            raise ValueError(
-                f"X must hold rows of shape {expected}, got {shape}. Pass what the "
-                "estimator was fitted on."
-            )
-        width = math.prod(shape)
-        rows = rows.reshape(len(rows), width)
-        if width == self.n_features_in_:
-            rows = self._encode(rows)
-        rows = check_array(rows, dtype=DTYPES, order="C", input_name="X")
-        if width != self.n_features_in_:
-            raise ValueError(
-                f"X must yield rows of {self.n_features_in_} numbers, got {width}. "
-                "Pass what the estimator was fitted on."
-            )
-        return rows
-
-    def _encode(self, rows: Array) -> Array:
-        """Return the rows of a stream with what stands for categories."""
-        return rows
+        return self._input.read(self, X)
 
     def _chunks(self, X: Any) -> Iterator[Array]:
         """Yield dense rows, as many as a forward pass should take."""
@@ -260,56 +229,6 @@ class Inference(
     def _predict(self, X: Any) -> Array:
         codes = self._infer(X, lambda module, x: module(x).max(dim=1).indices)
         return self.classes_[codes]
-
-    def score(
-        self,
-        X: npt.ArrayLike,
-        y: npt.ArrayLike | str | None = None,
-        sample_weight: npt.ArrayLike | None = None,
-    ) -> float:
-        """Return the share of rows whose class is predicted.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix, Dataset} of shape (n_samples, n_features)
-            Rows; with their labels, as in `fit`, where they come from a Dataset.
-        y : array-like of shape (n_samples,) or str, default=None
-            Labels, as in `fit`; an array does for a Dataset too.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
-
-        Returns
-        -------
-        float
-            Accuracy in [0, 1]; higher is better.
-
-        Raises
-        ------
-        ValueError
-            If a Dataset yields no labels, or no rows.
-        """
-        is_named = y is None or isinstance(y, str)
-        if not (is_named and is_stream(X)):
-            return super().score(X, y, sample_weight)
-        check_is_fitted(self)
-        predicted, known = [], []
-        for rows, labels in self._open(X, y)():
-            if labels is None:
-                raise ValueError(
-                    "X must yield pairs (row, label), got rows alone. Yield pairs, or "
-                    "pass y."
-                )
-            predicted.append(self._predict(self._check_chunk(rows)))
-            known.append(labels)
-        if not known:
-            raise _no_rows()
-        return float(
-            accuracy_score(
-                np.concatenate(known),
-                np.concatenate(predicted),
-                sample_weight=sample_weight,
-            )
-        )
 
     def predict_proba(self, X: npt.ArrayLike) -> Array:
         """Return ``softmax(logits / temperature_)``.
@@ -470,16 +389,6 @@ def check_out(
             f"{getattr(out, 'dtype', type(out).__name__)} of shape "
             f"{getattr(out, 'shape', None)}. Make it with n_components_ columns."
         )
-
-
-def _has_finite_sum(X: Array) -> bool:
-    # One thread: where another process is busy, more wait for each other.
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return bool(torch.from_numpy(X).sum().isfinite())
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 @contextmanager

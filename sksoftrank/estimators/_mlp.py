@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, Unpack
 
-import numpy as np
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from sksoftrank.estimators._categories import (
-    CategoricalInputClassifier,
-    CategoryEncoder,
-    OneHotCategories,
-)
-from sksoftrank.estimators._docs import document_shared
-from sksoftrank.losses import TemperatureSchedule
-from sksoftrank.modules import MLP, EmbedHeadModule
+from sksoftrank.estimators._architecture import Architecture
+from sksoftrank.estimators._base import BaseSoftRankClassifier
+from sksoftrank.estimators._categories import OneHotCategories
+from sksoftrank.estimators._input import CATEGORY_CONSTRAINTS, InputReader
+from sksoftrank.estimators._parameters import SharedParameters
+from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import ACTIVATIONS
 from sksoftrank.modules._mlp import NORMALIZATIONS
 
+# The activations of so many rows stay in the cache.
+INFERENCE_ROWS = 2048
 
-@document_shared()
-class SoftRankMLPClassifier(CategoricalInputClassifier):
+
+class SoftRankMLPClassifier(BaseSoftRankClassifier):
     """Multi-layer perceptron whose softmax temperature sets the rank of its embedding.
 
     Trained with ``cross_entropy(logits / temperature, y)``. A high temperature gives
@@ -84,7 +82,8 @@ class SoftRankMLPClassifier(CategoricalInputClassifier):
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        **CategoricalInputClassifier._parameter_constraints,
+        **BaseSoftRankClassifier._parameter_constraints,
+        **CATEGORY_CONSTRAINTS,
         "hidden_layer_sizes": [
             "array-like",
             Interval(Integral, 1, None, closed="left"),
@@ -94,7 +93,6 @@ class SoftRankMLPClassifier(CategoricalInputClassifier):
         "normalization": [StrOptions(set(NORMALIZATIONS)), None],
         "init_scale": [Interval(Real, 0, None, closed="neither")],
     }
-    _encoding: ClassVar[type[CategoryEncoder]] = OneHotCategories
 
     def __init__(
         self,
@@ -106,57 +104,9 @@ class SoftRankMLPClassifier(CategoricalInputClassifier):
         init_scale: float = 1.0,
         categorical_features: Any = "from_dtype",
         handle_unknown: str = "infrequent_if_exist",
-        temperature: float | TemperatureSchedule = 1.0,
-        n_components: str | float | None = "auto",
-        compression_tol: float = 0.005,
-        optimizer: str = "adam",
-        learning_rate: str | float = "auto",
-        weight_decay: float = 0.0,
-        lr_schedule: str = "cosine",
-        label_smoothing: float = 0.0,
-        max_grad_norm: float | None = None,
-        max_epochs: int = 50,
-        batch_size: int = 128,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 1e-4,
-        class_weight: dict[Any, float] | str | None = None,
-        warm_start: bool = False,
-        callbacks: list[Any] | None = None,
-        net_params: dict[str, Any] | None = None,
-        device: str | int | torch.device = "auto",
-        precision: str = "float32",
-        compile: bool = False,
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
+        **shared: Unpack[SharedParameters],
     ) -> None:
-        super().__init__(
-            temperature=temperature,
-            n_components=n_components,
-            compression_tol=compression_tol,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            lr_schedule=lr_schedule,
-            label_smoothing=label_smoothing,
-            max_grad_norm=max_grad_norm,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            tol=tol,
-            class_weight=class_weight,
-            warm_start=warm_start,
-            callbacks=callbacks,
-            net_params=net_params,
-            device=device,
-            precision=precision,
-            compile=compile,
-            random_state=random_state,
-            verbose=verbose,
-        )
+        super().__init__(**shared)
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.dropout = dropout
@@ -178,21 +128,24 @@ class SoftRankMLPClassifier(CategoricalInputClassifier):
             )
         return tuple(int(width) for width in widths)
 
-    def _embedding_width(self) -> int:
-        return self._widths()[-1]
-
-    def _min_batch_size(self) -> int:
-        # Batch normalisation has no variance to divide by in a batch of one.
-        return 2 if self.normalization == "batch" else 1
-
-    def _module_recipe(
-        self, n_features: int
-    ) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
-        return MLP, {
-            "n_features": self._encoder.n_columns if self._encoder else n_features,
-            "hidden_layer_sizes": self._widths(),
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "normalization": self.normalization,
-            "init_scale": self.init_scale,
-        }
+    def _architecture(self) -> Architecture:
+        widths = self._widths()
+        return Architecture(
+            MLP,
+            {
+                "hidden_layer_sizes": widths,
+                "activation": self.activation,
+                "dropout": self.dropout,
+                "normalization": self.normalization,
+                "init_scale": self.init_scale,
+            },
+            ("n_features",),
+            InputReader(
+                axes=(1,),
+                encoder_class=OneHotCategories,
+                categorical_features=self.categorical_features,
+                handle_unknown=self.handle_unknown,
+            ),
+            embedding_width=widths[-1],
+            inference_rows=INFERENCE_ROWS,
+        )

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
-import numpy as np
-import torch
-
+from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
-from sksoftrank.estimators._docs import document_shared
-from sksoftrank.estimators._shapes import ShapedInputClassifier
-from sksoftrank.losses import TemperatureSchedule
-from sksoftrank.modules import AdaptedModule, EmbedHeadModule
+from sksoftrank.estimators._input import InputReader
+from sksoftrank.estimators._parameters import SharedParameters
+from sksoftrank.modules import AdaptedModule
 
 
-@document_shared()
-class SoftRankClassifier(ShapedInputClassifier):
+class SoftRankClassifier(BaseSoftRankClassifier):
     """Any torch module, trained at a softmax temperature of its own.
 
     Trained with ``cross_entropy(logits / temperature, y)``: a high temperature gives
@@ -78,81 +74,23 @@ class SoftRankClassifier(ShapedInputClassifier):
         "module": [callable],
         "module_params": [dict, None],
     }
-    # Of a module of unknown size.
-    _inference_rows = 256
 
     def __init__(
         self,
         module: Any,
         module_params: dict[str, Any] | None = None,
-        *,
-        temperature: float | TemperatureSchedule = 1.0,
-        n_components: str | float | None = "auto",
-        compression_tol: float = 0.005,
-        optimizer: str = "adam",
-        learning_rate: str | float = "auto",
-        weight_decay: float = 0.0,
-        lr_schedule: str = "cosine",
-        label_smoothing: float = 0.0,
-        max_grad_norm: float | None = None,
-        max_epochs: int = 50,
-        batch_size: int = 128,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 1e-4,
-        class_weight: dict[Any, float] | str | None = None,
-        warm_start: bool = False,
-        callbacks: list[Any] | None = None,
-        net_params: dict[str, Any] | None = None,
-        device: str | int | torch.device = "auto",
-        precision: str = "float32",
-        compile: bool = False,
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
+        **shared: Unpack[SharedParameters],
     ) -> None:
-        super().__init__(
-            temperature=temperature,
-            n_components=n_components,
-            compression_tol=compression_tol,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            lr_schedule=lr_schedule,
-            label_smoothing=label_smoothing,
-            max_grad_norm=max_grad_norm,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            tol=tol,
-            class_weight=class_weight,
-            warm_start=warm_start,
-            callbacks=callbacks,
-            net_params=net_params,
-            device=device,
-            precision=precision,
-            compile=compile,
-            random_state=random_state,
-            verbose=verbose,
-        )
+        super().__init__(**shared)
         self.module = module
         self.module_params = module_params
 
-    def _embedding_width(self) -> int | None:
-        return self.module_.embedding_width if hasattr(self, "net_") else None
-
-    def _module_recipe(
-        self, n_features: int
-    ) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
-        return AdaptedModule, {
-            "module": self.module,
-            "module_params": self.module_params or {},
-            "input_shape": self.input_shape_,
-        }
-
-    def _make_net(self, seeds: dict[str, int], *args: Any, **kwargs: Any) -> Any:
-        # A module's own layers, dropout say, draw from torch's global generator.
-        net = super()._make_net(seeds, *args, **kwargs)
-        return net.set_params(random_state=seeds["rows"])
+    def _architecture(self) -> Architecture:
+        return Architecture(
+            AdaptedModule,
+            {"module": self.module, "module_params": self.module_params or {}},
+            ("input_shape",),
+            InputReader(),
+            embedding_width=None,
+            draws_globally=True,
+        )

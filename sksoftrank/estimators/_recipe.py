@@ -1,32 +1,25 @@
-"""The parameters that all classifiers share, and the net they describe."""
+"""The skorch net that an estimator's parameters ask for."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import math
-from abc import ABC, abstractmethod
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
 
-from sksoftrank.estimators._data import Rows, draw_seeds
-from sksoftrank.losses import TemperatureSchedule, as_schedule
-from sksoftrank.modules import EmbedHeadModule
+from sksoftrank.estimators._input import InputReader
+from sksoftrank.estimators._parameters import OPTIMIZERS, SharedParametersMixin
+from sksoftrank.estimators._training_data import Rows, draw_seeds
+from sksoftrank.losses import as_schedule
 from sksoftrank.training import AccuracyStopping, SoftRankNet
 
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
-    "adam": (torch.optim.Adam, {}),
-    "adamw": (torch.optim.AdamW, {}),
-    "sgd": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
-}
 # Arguments of the net that the estimator has a parameter of its own for.
 RESERVED = {
     *("module", "temperature", "lr", "max_epochs", "batch_size", "callbacks"),
@@ -44,123 +37,11 @@ RESERVED_PREFIXES = (
 )
 
 
-class NetRecipe(BaseEstimator, ABC):
-    """Parameters, and how a net follows from them."""
-
-    # What learning_rate="auto" multiplies by the square root of the temperature.
-    _base_rates: ClassVar[dict[str, float]] = {"adam": 1e-3, "adamw": 1e-3, "sgd": 5e-2}
-
-    _parameter_constraints: dict[str, list[Any]] = {  # noqa: RUF012
-        "temperature": [Interval(Real, 0, None, closed="neither"), TemperatureSchedule],
-        "n_components": [
-            StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="neither"),
-            None,
-        ],
-        "compression_tol": [Interval(Real, 0, 1, closed="left")],
-        "optimizer": [StrOptions(set(OPTIMIZERS))],
-        "learning_rate": [
-            StrOptions({"auto"}),
-            Interval(Real, 0, None, closed="neither"),
-        ],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "lr_schedule": [StrOptions({"cosine", "warmup_cosine", "constant"})],
-        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-        "warm_start": ["boolean"],
-        "callbacks": [list, tuple, None],
-        "net_params": [dict, None],
-        "device": [
-            str,
-            torch.device,
-            HasMethods("type"),
-            Interval(Integral, 0, None, closed="left"),
-        ],
-        "precision": [StrOptions({"float32", "bf16", "tf32"})],
-        "compile": ["boolean"],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
-    def __init__(
-        self,
-        *,
-        temperature: float | TemperatureSchedule,
-        n_components: str | float | None,
-        compression_tol: float,
-        optimizer: str,
-        learning_rate: str | float,
-        weight_decay: float,
-        lr_schedule: str,
-        label_smoothing: float,
-        max_grad_norm: float | None,
-        max_epochs: int,
-        batch_size: int,
-        early_stopping: bool,
-        validation_fraction: float,
-        n_iter_no_change: int,
-        tol: float,
-        class_weight: dict[Any, float] | str | None,
-        warm_start: bool,
-        callbacks: list[Any] | None,
-        net_params: dict[str, Any] | None,
-        device: str | int | torch.device,
-        precision: str,
-        compile: bool,
-        random_state: int | np.random.RandomState | None,
-        verbose: int,
-    ) -> None:
-        self.temperature = temperature
-        self.n_components = n_components
-        self.compression_tol = compression_tol
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.lr_schedule = lr_schedule
-        self.label_smoothing = label_smoothing
-        self.max_grad_norm = max_grad_norm
-        self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.class_weight = class_weight
-        self.warm_start = warm_start
-        self.callbacks = callbacks
-        self.net_params = net_params
-        self.device = device
-        self.precision = precision
-        self.compile = compile
-        self.random_state = random_state
-        self.verbose = verbose
+class NetMixin(SharedParametersMixin):
+    """How a net follows from the parameters."""
 
     classes_: npt.NDArray[Any]
-    n_features_in_: int
-
-    # -- What a subclass says of its module ----------------------------------------
-
-    @abstractmethod
-    def _module_recipe(
-        self, n_features: int
-    ) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
-        """Return the module's class and parameters, less n_classes and the seed."""
-
-    @abstractmethod
-    def _embedding_width(self) -> int | None:
-        """Return the width of the embedding; None where only the network tells."""
-
-    def _min_batch_size(self) -> int:
-        """Return the fewest rows that the module can train on."""
-        return 1
+    _input: InputReader
 
     def _check_skorch_params(self) -> None:
         """Refuse what is given twice, or would be without effect."""
@@ -228,16 +109,6 @@ class NetRecipe(BaseEstimator, ABC):
                 f" which has none, got {self.weight_decay!r}. Set weight_decay=0."
             )
 
-    def _check_class_weight(self) -> None:
-        if not isinstance(self.class_weight, dict):
-            return
-        for label, weight in self.class_weight.items():
-            if not (isinstance(weight, Real) and 0 <= weight < math.inf):
-                raise ValueError(
-                    "class_weight must hold non-negative, finite numbers, got "
-                    f"{weight!r} for {label!r}. Use 0 to leave a class out."
-                )
-
     def _resolve_device(self) -> torch.device:
         if self.device == "auto":
             if torch.cuda.is_available():
@@ -281,7 +152,7 @@ class NetRecipe(BaseEstimator, ABC):
         if self.learning_rate != "auto":
             return float(self.learning_rate)
         progress = 1.0 if incremental else 0.0
-        base = self._base_rates[self.optimizer]
+        base = self._architecture().base_rates[self.optimizer]
         return base * math.sqrt(as_schedule(self.temperature)(progress))
 
     def _learning_rate_factors(self) -> list[float]:
@@ -310,14 +181,26 @@ class NetRecipe(BaseEstimator, ABC):
             ]
         return factors
 
+    def _sketch_net(self, n_classes: int, X: Any = None) -> SoftRankNet:
+        """Return a net that is not to be trained, but asked how it would be.
+
+        For as many inputs as `X` has; it may be transformed before.
+        """
+        reader = self._architecture().input
+        inputs = {"n_features": 1 if X is None else reader.count_columns(X)}
+        seeds = dict.fromkeys(("module", "order", "rows"), 0)
+        return self._make_net(inputs, n_classes, seeds)
+
     def _make_net(
         self,
+        inputs: dict[str, Any],
+        n_classes: int,
         seeds: dict[str, int],
-        max_epochs: int,
-        valid_dataset: Rows | None,
         *,
+        valid_dataset: Rows | None = None,
         incremental: bool = False,
     ) -> SoftRankNet:
+        """Return a net for rows as `inputs` tells the module of them."""
         callbacks: list[Any] = []
         rate: Any = self._first_learning_rate(incremental=incremental)
         factors = [] if incremental else self._learning_rate_factors()
@@ -334,7 +217,8 @@ class NetRecipe(BaseEstimator, ABC):
             callbacks.append(("early_stopping", stopping))
         callbacks.extend(copy.deepcopy(self.callbacks or []))
 
-        module, module_params = self._module_recipe(self.n_features_in_)
+        architecture = self._architecture()
+        module_params = {**inputs, **architecture.module_params}
         optimizer, optimizer_params = OPTIMIZERS[self.optimizer]
         net_params = {
             "optimizer": optimizer,
@@ -350,24 +234,25 @@ class NetRecipe(BaseEstimator, ABC):
             net_params["callbacks__print_log"] = None
         temperature = self._last_temperature() if incremental else self.temperature
         return SoftRankNet(
-            module,
+            architecture.module,
             **{f"module__{name}": value for name, value in module_params.items()},
-            module__n_classes=len(self.classes_),
+            module__n_classes=n_classes,
             module__random_state=seeds["module"],
             temperature=temperature,
             lr=rate,
-            max_epochs=max_epochs,
+            max_epochs=1 if incremental else self.max_epochs,
             batch_size=self.batch_size,
             criterion__label_smoothing=self.label_smoothing,
             train_split=None
             if valid_dataset is None
             else predefined_split(valid_dataset),
             callbacks=callbacks,
-            classes=np.arange(len(self.classes_)),
+            classes=np.arange(n_classes),
             verbose=int(self.verbose),
             device=str(self._resolve_device()),
             precision=self.precision,
             compile=self.compile,
+            random_state=seeds["rows"] if architecture.draws_globally else None,
             **{
                 "iterator_train__random_state": np.random.default_rng(seeds["order"]),
                 **net_params,

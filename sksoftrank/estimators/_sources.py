@@ -146,23 +146,6 @@ def _readable(column: Any, name: str, numeric: bool) -> Any:
     return column
 
 
-def read_labels(X: Any, target: Any, columns: list[str] | None) -> Array:
-    """Return all labels that a stream yields with its rows, in one pass."""
-    parts = []
-    for _, labels in open_stream(X, target, columns)():
-        if labels is None:
-            raise ValueError(
-                "X must yield pairs (row, label), got rows alone. Yield pairs, or pass "
-                "y."
-            )
-        parts.append(labels)
-    if not parts:
-        raise ValueError(
-            "X must yield at least one row, got none. Check where it reads from."
-        )
-    return np.concatenate(parts)
-
-
 def _is_table(X: Any) -> bool:
     """Return whether an Arrow source has all at hand, rather than reading it."""
     return hasattr(X, "num_rows")

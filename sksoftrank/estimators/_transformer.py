@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar, Unpack
 
-import numpy as np
-import torch
 from sklearn.utils._param_validation import Interval
 
-from sksoftrank.estimators._categories import (
-    CategoricalInputClassifier,
-    CategoryEncoder,
-)
-from sksoftrank.estimators._docs import document_shared
-from sksoftrank.estimators._shapes import (
-    ShapedInputClassifier,
-    as_shape,
-    warn_channels_last,
-)
-from sksoftrank.losses import TemperatureSchedule
-from sksoftrank.modules import EmbedHeadModule, Transformer
+from sksoftrank.estimators._architecture import Architecture
+from sksoftrank.estimators._base import BaseSoftRankClassifier
+from sksoftrank.estimators._categories import CategoryEncoder
+from sksoftrank.estimators._input import CATEGORY_CONSTRAINTS, InputReader, as_shape
+from sksoftrank.estimators._parameters import HIGHER_RATES, SharedParameters
+from sksoftrank.modules import Transformer
 from sksoftrank.modules._layers import check_augmentation
 
 
-@document_shared(
-    optimizer="adamw",
-    weight_decay="0.1",
-    base_rate="0.003",
-    lr_schedule="warmup_cosine",
-    max_grad_norm="1.0",
-)
-class SoftRankTransformerClassifier(CategoricalInputClassifier, ShapedInputClassifier):
+class SoftRankTransformerClassifier(BaseSoftRankClassifier):
     """Transformer whose softmax temperature sets the rank of its embedding.
 
     For images (a token for each patch) and tables (a token for each column). Trained
@@ -105,7 +91,8 @@ class SoftRankTransformerClassifier(CategoricalInputClassifier, ShapedInputClass
     """
 
     _parameter_constraints = {  # noqa: RUF012
-        **CategoricalInputClassifier._parameter_constraints,
+        **BaseSoftRankClassifier._parameter_constraints,
+        **CATEGORY_CONSTRAINTS,
         "d_model": [Interval(Integral, 1, None, closed="left")],
         "n_heads": [Interval(Integral, 1, None, closed="left")],
         "depth": [Interval(Integral, 1, None, closed="left")],
@@ -116,9 +103,12 @@ class SoftRankTransformerClassifier(CategoricalInputClassifier, ShapedInputClass
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "augmentation": ["array-like"],
     }
-    _base_rates = {"adam": 3e-3, "adamw": 3e-3, "sgd": 5e-2}  # noqa: RUF012
-    # Their activations are many times as large as an MLP's.
-    _inference_rows = 256
+    _shared_defaults: ClassVar[SharedParameters] = {
+        "optimizer": "adamw",
+        "weight_decay": 0.1,
+        "lr_schedule": "warmup_cosine",
+        "max_grad_norm": 1.0,
+    }
 
     def __init__(
         self,
@@ -134,57 +124,9 @@ class SoftRankTransformerClassifier(CategoricalInputClassifier, ShapedInputClass
         attention_temperature: float = 1.0,
         dropout: float = 0.1,
         augmentation: Sequence[str] = (),
-        temperature: float | TemperatureSchedule = 1.0,
-        n_components: str | float | None = "auto",
-        compression_tol: float = 0.005,
-        optimizer: str = "adamw",
-        learning_rate: str | float = "auto",
-        weight_decay: float = 0.1,
-        lr_schedule: str = "warmup_cosine",
-        label_smoothing: float = 0.0,
-        max_grad_norm: float | None = 1.0,
-        max_epochs: int = 50,
-        batch_size: int = 128,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        tol: float = 1e-4,
-        class_weight: dict[Any, float] | str | None = None,
-        warm_start: bool = False,
-        callbacks: list[Any] | None = None,
-        net_params: dict[str, Any] | None = None,
-        device: str | int | torch.device = "auto",
-        precision: str = "float32",
-        compile: bool = False,
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
+        **shared: Unpack[SharedParameters],
     ) -> None:
-        super().__init__(
-            temperature=temperature,
-            n_components=n_components,
-            compression_tol=compression_tol,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            lr_schedule=lr_schedule,
-            label_smoothing=label_smoothing,
-            max_grad_norm=max_grad_norm,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            tol=tol,
-            class_weight=class_weight,
-            warm_start=warm_start,
-            callbacks=callbacks,
-            net_params=net_params,
-            device=device,
-            precision=precision,
-            compile=compile,
-            random_state=random_state,
-            verbose=verbose,
-        )
+        super().__init__(**shared)
         self.d_model = d_model
         self.n_heads = n_heads
         self.depth = depth
@@ -197,78 +139,52 @@ class SoftRankTransformerClassifier(CategoricalInputClassifier, ShapedInputClass
         self.dropout = dropout
         self.augmentation = augmentation
 
-    def _embedding_width(self) -> int:
+    def _architecture(self) -> Architecture:
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"d_model must be a multiple of n_heads={self.n_heads}, got "
                 f"{self.d_model}. Change one of them."
             )
-        return self.d_model
+        augmentation = check_augmentation(self.augmentation)
+        return Architecture(
+            Transformer,
+            {
+                "patch_size": self.patch_size,
+                "d_model": self.d_model,
+                "n_heads": self.n_heads,
+                "depth": self.depth,
+                "mlp_ratio": self.mlp_ratio,
+                "dropout": self.dropout,
+                "attention_temperature": self.attention_temperature,
+                "augmentation": augmentation,
+            },
+            ("input_shape", "cardinalities"),
+            InputReader(
+                axes=(1, 3),
+                given_shape=as_shape(self.input_shape, (3,)),
+                check_shape=partial(_check_shape, self.patch_size, augmentation),
+                encoder_class=CategoryEncoder,
+                categorical_features=self.categorical_features,
+                handle_unknown=self.handle_unknown,
+            ),
+            embedding_width=self.d_model,
+            base_rates=HIGHER_RATES,
+        )
 
-    def _given_shape(self) -> tuple[int, ...] | None:
-        shape = as_shape(self.input_shape)
-        if shape is not None and len(shape) != 3:
-            raise ValueError(
-                f"input_shape must be (channels, height, width), got {shape}. Leave it "
-                "out for a table, whose columns are the tokens."
-            )
-        return shape
 
-    def _check_shape(self, shape: tuple[int, ...]) -> None:
-        if len(shape) == 1:
-            if len(self.augmentation):
-                raise ValueError(
-                    f"augmentation must be empty for a table, got {self.augmentation!r}"
-                    ". Leave it out, or pass images."
-                )
-            return
-        if len(shape) != 3:
-            raise ValueError(
-                "X must hold images (n, channels, height, width) or be a table, got "
-                f"rows of shape {shape}. Reshape X."
-            )
-        if self.input_shape is None:
-            warn_channels_last(shape)
-        if any(side % self.patch_size for side in shape[1:]):
-            fitting = [
-                p
-                for p in range(1, min(shape[1:]) + 1)
-                if not any(s % p for s in shape[1:])
-            ]
-            raise ValueError(
-                f"patch_size must divide both sides of images of shape {shape}, got "
-                f"{self.patch_size}. Use one of {fitting}, or crop or pad the images."
-            )
-
-    def _validate(self, X: Any, y: Any = "no_validation", **options: Any) -> Any:
-        checked = super()._validate(X, y, **options)
-        if options["reset"] and self._encoder is not None:
-            self._set_shape(None)
-        return checked
-
-    def _find_categories(self, X: Any) -> CategoryEncoder | None:
-        if getattr(X, "ndim", 2) <= 2 and self.input_shape is None:
-            return super()._find_categories(X)
-        if self._names_categories:
-            raise ValueError(
-                "categorical_features must be 'from_dtype' or None for images, got "
-                f"{self.categorical_features!r}. Leave it out, or leave out input_shape"
-                " and pass a table."
-            )
-        return None
-
-    def _module_recipe(
-        self, n_features: int
-    ) -> tuple[type[EmbedHeadModule], dict[str, Any]]:
-        return Transformer, {
-            "input_shape": self.input_shape_,
-            "patch_size": self.patch_size,
-            "cardinalities": self._encoder.cardinalities if self._encoder else (),
-            "d_model": self._embedding_width(),
-            "n_heads": self.n_heads,
-            "depth": self.depth,
-            "mlp_ratio": self.mlp_ratio,
-            "dropout": self.dropout,
-            "attention_temperature": self.attention_temperature,
-            "augmentation": check_augmentation(self.augmentation),
-        }
+def _check_shape(
+    patch_size: int, augmentation: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
+    """Refuse rows that can't be cut into patches, or augmented."""
+    if len(shape) == 1 and augmentation:
+        raise ValueError(
+            f"augmentation must be empty for a table, got {augmentation!r}. Leave it "
+            "out, or pass images."
+        )
+    sides = shape[1:]
+    if any(side % patch_size for side in sides):
+        fitting = [p for p in range(1, min(sides) + 1) if not any(s % p for s in sides)]
+        raise ValueError(
+            f"patch_size must divide both sides of images of shape {shape}, got "
+            f"{patch_size}. Use one of {fitting}, or crop or pad the images."
+        )

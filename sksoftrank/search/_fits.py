@@ -77,7 +77,7 @@ def plan_stacks(
             try:
                 last._validate_params()
                 # To see whether, not how large: X may be transformed before.
-                net = last._sketch_net(1, n_classes)
+                net = last._sketch_net(n_classes)
                 reason = unsupported_reason(net)
             except (ValueError, TypeError):  # Its fit will say so.
                 reason = "invalid parameters"
@@ -89,7 +89,7 @@ def plan_stacks(
             stackable.setdefault(key, []).extend(own)
             lasts[key] = last
     for key, members in stackable.items():
-        net = lasts[key]._sketch_net(lasts[key]._count_inputs(X), n_classes)
+        net = lasts[key]._sketch_net(n_classes, X)
         size = stack_size(net, len(members), n_workers)
         if whole_candidates:
             n_each = len(by_candidate[members[0].candidate])

@@ -24,7 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_method_params
 
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
-from sksoftrank.estimators._data import draw_seeds
+from sksoftrank.estimators._training_data import draw_seeds
 from sksoftrank.search._fits import last_step, with_params
 from sksoftrank.search._ood_fits import Evaluation, random_states
 from sksoftrank.search._ood_results import fingerprint, summarize

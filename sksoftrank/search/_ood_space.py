@@ -202,7 +202,7 @@ class _Network:
     @property
     def base_rate(self) -> float:
         """Learning rate that "auto" stands for at temperature 1."""
-        return self.classifier._base_rates[self.classifier.optimizer]
+        return self.classifier._architecture().base_rates[self.classifier.optimizer]
 
 
 def _network(estimator: Any) -> _Network | None:

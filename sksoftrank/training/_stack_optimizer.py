@@ -36,7 +36,7 @@ def check_optimizer(
             f"optimizer must be torch's Adam, AdamW or SGD, got {kind!r}. Use "
             "SoftRankNet for others."
         )
-    known = _parameters(kind)
+    known = _parameters(kind)  # type: ignore[arg-type]
     for name, value in params.items():
         if name not in known:
             raise ValueError(

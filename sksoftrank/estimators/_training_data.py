@@ -1,0 +1,324 @@
+"""From matrices and labels to what a net trains on: rows, codes and weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight
+from torch.utils.data import Subset
+
+from sksoftrank.estimators._input import check_range
+from sksoftrank.estimators._sources import is_arrow
+from sksoftrank.training import InMemoryDataset, StreamDataset
+from sksoftrank.training._stream import sample_stream
+
+Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[np.float64]
+Rows = InMemoryDataset | Subset[Any]
+ClassWeight = dict[Any, float] | str | None
+# Of so few rows, or of no more than a batch, equal ones are merged: a weight is then
+# repetition to the last bit, and not only over many steps.
+MERGED_ROWS = 64
+# Rows that the basis of the embedding is computed from, at most: ample for the leading
+# directions among a few hundred, and a fit of any size pays little for it.
+BASIS_ROWS = 4096
+
+
+def encode(
+    y: Array,
+    classes: Array,
+    remedy: str = "Name all classes in the first call of partial_fit.",
+) -> npt.NDArray[np.int64]:
+    """Return the codes of `y` among the sorted `classes`."""
+    unknown = ~np.isin(y, classes)
+    if unknown.any():
+        raise ValueError(
+            f"y must hold only the classes {classes.tolist()}, got "
+            f"{np.unique(y[unknown]).tolist()} too. {remedy}"
+        )
+    return np.searchsorted(classes, y).astype(np.int64, copy=False)
+
+
+def check_classes(classes: Array, before: Array | None) -> None:
+    """Refuse one class, and others than those `before` of a fit to go on from."""
+    if len(classes) < 2:
+        raise ValueError(
+            "y must hold at least two classes, got one class, "
+            f"{classes.tolist()[0]!r}. Add rows of another."
+        )
+    if before is not None and not np.array_equal(classes, before):
+        raise ValueError(
+            "warm_start=True needs the classes of the previous fit, "
+            f"{before.tolist()}, got {classes.tolist()}. Set "
+            "warm_start=False to start anew."
+        )
+
+
+def check_class_weight(class_weight: ClassWeight) -> None:
+    """Refuse weights of classes that are none."""
+    if not isinstance(class_weight, dict):
+        return
+    for label, weight in class_weight.items():
+        if not (isinstance(weight, Real) and 0 <= weight < math.inf):
+            raise ValueError(
+                "class_weight must hold non-negative, finite numbers, got "
+                f"{weight!r} for {label!r}. Use 0 to leave a class out."
+            )
+
+
+def check_batches(
+    dataset: Rows | StreamDataset, batch_size: int, min_batch_size: int
+) -> None:
+    """Refuse batches that a module can't train on."""
+    n_rows = dataset.n_rows if isinstance(dataset, StreamDataset) else len(dataset)
+    if min(batch_size, n_rows) < min_batch_size:
+        raise ValueError(
+            f"batch_size={batch_size} and {n_rows} rows of X (to train on, "
+            "different, and of positive weight) must both be at least "
+            f"{min_batch_size} for a module with batch normalization. "
+            "Raise them, or use another normalization."
+        )
+
+
+def _all_weightless(class_weight: ClassWeight) -> ValueError:
+    return ValueError(
+        "class_weight must leave some row a positive weight, got "
+        f"{class_weight!r}. Raise the weight of a class in y."
+    )
+
+
+def check_stream_settings(
+    X: Any, target: Any, sample_weight: Any, early_stopping: bool
+) -> None:
+    """Refuse what takes rows held in memory."""
+    if sample_weight is not None:
+        raise ValueError(
+            "sample_weight must be None where X is a Dataset, got "
+            f"{type(sample_weight).__name__}. Use class_weight, or arrays."
+        )
+    if early_stopping:
+        raise ValueError(
+            "early_stopping must be False where X is a Dataset, whose rows can't "
+            "be held out, got True. Set max_epochs, or use arrays."
+        )
+    if is_arrow(X) and target is None:
+        raise ValueError(
+            "y must be the name of the labels' column where X is an Arrow dataset, "
+            f"got None. Name one of {X.schema.names}, or pass a Table and an array."
+        )
+
+
+# -- Rows in memory --------------------------------------------------------------------
+
+
+def from_arrays(
+    X: Any,
+    labels: Array,
+    classes: Array | None,
+    *,
+    sample_weight: npt.ArrayLike | None,
+    class_weight: ClassWeight,
+    batch_size: int,
+) -> tuple[InMemoryDataset, Array]:
+    """Return the rows that have a weight as a dataset, and the classes.
+
+    `classes` are all that will come; None takes those of the labels. Of few rows,
+    equal ones are merged; where all weights are equal, there are none.
+    """
+    if classes is None:
+        classes, codes = np.unique(labels, return_inverse=True)
+        codes = codes.astype(np.int64, copy=False)
+    else:
+        codes = encode(labels, classes)
+    n_merged = max(batch_size, MERGED_ROWS)
+    if X.shape[0] > n_merged and sample_weight is class_weight is None:
+        return InMemoryDataset(X, codes), classes
+    weight = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    if class_weight is not None:
+        by_class = compute_class_weight(
+            class_weight, classes=classes, y=classes[codes], sample_weight=weight
+        )
+        weight = weight * by_class[codes]
+        if not weight.any():
+            raise _all_weightless(class_weight)
+    kept = weight > 0
+    if not kept.all():
+        X, codes, weight = X[kept], codes[kept], weight[kept]
+    if X.shape[0] <= n_merged:
+        X, codes, weight = merge_duplicates(X, codes, weight)
+    if (weight == weight[0]).all():
+        return InMemoryDataset(X, codes), classes
+    weight = weight / weight.max()  # Sums of the largest would overflow.
+    return InMemoryDataset(X, codes, weight / weight.mean()), classes
+
+
+def merge_duplicates(
+    X: Any, codes: npt.NDArray[np.int64], weight: npt.NDArray[np.float64]
+) -> tuple[Any, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return each distinct pair of row and code once, with its summed weight.
+
+    In an order that depends on the rows alone. A weight of two and the row twice, in
+    any place, then lead to the same sums in the same order: the same fit.
+    """
+    if sparse.issparse(X):
+        X = X.sorted_indices()
+        bounds = list(zip(X.indptr[:-1], X.indptr[1:], strict=True))
+        rows = [X.indices[a:b].tobytes() + X.data[a:b].tobytes() for a, b in bounds]
+    else:
+        rows = [row.tobytes() for row in X]
+    groups: dict[tuple[int, bytes], list[int]] = {}
+    for index, key in enumerate(zip(codes.tolist(), rows, strict=True)):
+        groups.setdefault(key, []).append(index)
+    members = [groups[key] for key in sorted(groups)]
+    first = np.array([group[0] for group in members])
+    return X[first], codes[first], np.array([weight[group].sum() for group in members])
+
+
+def split_validation(
+    dataset: InMemoryDataset, fraction: float, seed: int
+) -> tuple[Rows, Rows]:
+    """Return the rows to train on and those to validate on, without a copy.
+
+    Stratified where every class can be on both sides. The weights have mean one on
+    each.
+    """
+    n_rows = len(dataset)
+    counts = np.bincount(dataset.y)
+    counts = counts[counts > 0]
+    n_valid = math.ceil(fraction * n_rows)
+    if not 0 < n_valid < n_rows:
+        raise ValueError(
+            f"validation_fraction={fraction} must leave rows both to train on and to "
+            f"validate on, got {n_valid} of {n_rows} rows (different, and of "
+            "positive weight) to validate on. Change it, or set early_stopping=False."
+        )
+    can_stratify = counts.min() >= 2 and len(counts) <= min(n_valid, n_rows - n_valid)
+    train, valid = train_test_split(
+        np.arange(n_rows),
+        test_size=fraction,
+        random_state=seed,
+        stratify=dataset.y if can_stratify else None,
+    )
+    return _part(dataset, train), _part(dataset, valid)
+
+
+def _part(dataset: InMemoryDataset, rows: npt.NDArray[np.intp]) -> Rows:
+    weight = dataset.sample_weight
+    if weight is not None:
+        weight = weight / weight[rows].mean()
+    whole: Any = InMemoryDataset(dataset.X, dataset.y, weight)
+    return Subset(whole, rows)  # type: ignore[arg-type]
+
+
+# -- Rows in passes --------------------------------------------------------------------
+
+
+def from_stream(
+    passes: Callable[[], Iterator[tuple[Array, Any]]],
+    classes: Array | None,
+    class_weight: ClassWeight,
+) -> tuple[StreamDataset, Array]:
+    """Return a stream as a dataset, and its classes, after a pass that checks it.
+
+    `classes` are all that will come; None takes those of the pass.
+    """
+    counts: dict[Any, int] = {}
+    for rows, labels in passes():
+        check_range(rows)
+        values, numbers = _count_labels(labels)
+        for label, number in zip(values, numbers.tolist(), strict=True):
+            counts[label] = counts.get(label, 0) + number
+    if not counts:
+        raise ValueError(
+            "X must yield at least one row, got none. Check where it reads from."
+        )
+    n_rows = sum(counts.values())
+    try:
+        seen = np.array(sorted(counts))
+    except TypeError as error:
+        raise ValueError(
+            "X must yield labels of one type, got "
+            f"{sorted({type(label).__name__ for label in counts})}. Convert them."
+        ) from error
+    known = seen if classes is None else classes
+    codes, by_class = encode(seen, known), None
+    if class_weight is not None:
+        weights = np.array([float(counts[label]) for label in sorted(counts)])
+        by_class = compute_class_weight(
+            class_weight, classes=known, y=seen, sample_weight=weights
+        )
+        total = by_class[codes] @ weights
+        if total == 0:
+            raise _all_weightless(class_weight)
+        by_class = by_class * n_rows / total
+    dataset = StreamDataset(
+        lambda: ((rows, encode(np.asarray(y), known)) for rows, y in passes()),
+        n_rows,
+        by_class,
+    )
+    return dataset, known
+
+
+def _count_labels(labels: Any) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Return the distinct labels of a stream's chunk and how often each comes."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1:
+        raise ValueError(
+            "X must yield one label with each row, got labels of shape "
+            f"{labels.shape[1:]}. Name the class."
+        )
+    if labels.dtype.kind in "Of" and any(v is None or v != v for v in labels.tolist()):
+        raise ValueError(
+            "y must hold a label for each row, got missing ones. Drop such rows."
+        )
+    values, numbers = np.unique(labels, return_counts=True)
+    # Twice each: it takes few rows of many classes for a regression's, and a chunk is
+    # few rows.
+    check_classification_targets(np.repeat(values, 2))
+    return values, numbers
+
+
+# -- What a fit draws ------------------------------------------------------------------
+
+
+def draw_seeds(
+    random_state: int | np.random.RandomState | None, n_seeds: int
+) -> list[int]:
+    """Return seeds, so that no global generator is used."""
+    if random_state is None:
+        random_state = np.random.RandomState()  # Fresh entropy, not numpy's global one.
+    rng = check_random_state(random_state)
+    return rng.randint(np.iinfo(np.int32).max, size=n_seeds).tolist()
+
+
+def sample_rows(
+    dataset: Rows | StreamDataset, seed: int
+) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
+    """Return at most `BASIS_ROWS` rows, codes and weights of a dataset.
+
+    Of all that it is a part of: rows held out tell more of new rows than as many that
+    were trained on.
+    """
+    if isinstance(dataset, StreamDataset):
+        X, codes = sample_stream(dataset.chunks(), BASIS_ROWS, seed)
+        by_class = dataset.class_weight
+        return X, codes, None if by_class is None else by_class[codes]
+    source: Any = dataset.dataset if isinstance(dataset, Subset) else dataset
+    X, codes, weight = source.X, source.y, source.sample_weight
+    if X.shape[0] > BASIS_ROWS:
+        rng = np.random.default_rng(seed)
+        rows = np.sort(rng.choice(X.shape[0], BASIS_ROWS, replace=False))
+        X, codes = X[rows], codes[rows]
+        weight = None if weight is None else weight[rows]
+    return X, codes, weight
