@@ -605,7 +605,6 @@ def test_what_a_stack_can_t_train_is_trained_beside_it(blobs):
         ({"iterator_train__drop_last": True}, "DataLoader"),
         ({"device": None}, "DataLoader"),
     ],
-    ids=str,
 )
 def test_what_sends_a_net_to_autograd(params, reason):
     net = make_net(**params)
