@@ -216,9 +216,6 @@ class Inference(
         output: Any = None
         start = 0
         for part in chunks:
-            if len(part) == X.shape[0]:
-                output = part.numpy()
-                break
             if output is None:
                 # In one piece: parts kept apart would cut up the memory that the
                 # activations are freed to, and each chunk would fault in new pages.
