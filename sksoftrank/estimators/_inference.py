@@ -123,7 +123,9 @@ class InferenceMixin(
                 chunk = part[start : start + self._inference_rows]
                 yield chunk.toarray() if sparse.issparse(chunk) else chunk
 
-    def _infer_chunks(self, X: Any, compute: Compute) -> Iterator[Tensor]:
+    def _infer_chunks(
+        self, X: Any, compute: Compute, *, in_torch: bool = False
+    ) -> Iterator[Tensor]:
         """Yield what `compute` makes of the rows, on the CPU.
 
         In double precision where `X` is: a row's result then does not depend on which
@@ -135,7 +137,7 @@ class InferenceMixin(
         for chunk in self._chunks(X):
             x = as_tensor(chunk, double=device.type != "mps")
             if x.dtype not in networks:
-                networks[x.dtype] = self._network(x.dtype)
+                networks[x.dtype] = self._network(x.dtype, in_torch)
             network = networks[x.dtype]
             settings = _torch_settings
             if isinstance(network, ForwardMLP):
@@ -145,18 +147,29 @@ class InferenceMixin(
                 part = compute(network, x.to(device)).cpu()
             yield part
 
-    def _network(self, dtype: torch.dtype) -> EmbedHeadModule | ForwardMLP:
+    def _network(
+        self, dtype: torch.dtype, in_torch: bool
+    ) -> EmbedHeadModule | ForwardMLP:
         """Return what computes the network's outputs in `dtype`."""
         module = self.module_
-        if type(module) is MLP and torch.device(self.net_.device).type == "cpu":
+        on_cpu = torch.device(self.net_.device).type == "cpu"
+        if type(module) is MLP and on_cpu and not in_torch:
             return ForwardMLP(module, dtype)
         return copy.deepcopy(module).double() if dtype == torch.float64 else module
 
-    def _infer(self, X: Any, compute: Compute, out: Array | None = None) -> Array:
+    def _infer(
+        self,
+        X: Any,
+        compute: Compute,
+        out: Array | None = None,
+        *,
+        in_torch: bool = False,
+    ) -> Array:
         """Return what `compute` makes of the rows, in the dtype of `X`."""
+        chunks = self._infer_chunks(X, compute, in_torch=in_torch)
         if out is not None:
             start = 0
-            for part in self._infer_chunks(X, compute):
+            for part in chunks:
                 stop = start + len(part)
                 check_out(out, stop, part.shape[1], or_longer=True)
                 out[start:stop] = part.numpy()
@@ -165,16 +178,13 @@ class InferenceMixin(
                 raise _no_rows()
             return out if start == len(out) else out[:start]
         if callable(X):
-            parts = [part.numpy().copy() for part in self._infer_chunks(X, compute)]
+            parts = [part.numpy().copy() for part in chunks]
             if not parts:
                 raise _no_rows()
             return np.concatenate(parts)
         output: Any = None
         start = 0
-        for part in self._infer_chunks(X, compute):
-            if len(part) == X.shape[0]:
-                output = part.numpy()
-                break
+        for part in chunks:
             if output is None:
                 # In one piece: parts kept apart would cut up the memory that the
                 # activations are freed to, and each chunk would fault in new pages.
@@ -297,6 +307,7 @@ class InferenceMixin(
             return self._infer(
                 self._validate_rows(X),
                 lambda module, x: layer_output(module, layer, x),
+                in_torch=True,
             )
         return self._embed(self._validate_rows(X))
 
