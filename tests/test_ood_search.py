@@ -60,6 +60,12 @@ def data():
     return X + 0.4 * domains[:, None] * np.sin(np.arange(8)), y, domains
 
 
+@pytest.fixture(autouse=True)
+def started(monkeypatch):
+    """Take processes for started, so that small searches use them."""
+    monkeypatch.setattr("sksoftrank.search._fits.START_SECONDS", 0.0)
+
+
 def make(**params):
     return SoftRankMLPClassifier(
         **{"hidden_layer_sizes": (12, 8), "max_epochs": 4, "batch_size": 32, **params}

@@ -41,6 +41,7 @@ from sksoftrank import (
     StackedRandomizedSearchCV,
 )
 from sksoftrank.losses import LinearTemperature
+from sksoftrank.search._fits import Job, plan_stacks
 
 GRID = (StackedGridSearchCV, GridSearchCV)
 RANDOMIZED = (StackedRandomizedSearchCV, RandomizedSearchCV)
@@ -53,6 +54,12 @@ def data():
     return make_classification(
         150, 8, n_informative=5, n_classes=3, flip_y=0.1, class_sep=0.7, random_state=0
     )
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch):
+    """Take processes for started, so that small searches use them."""
+    monkeypatch.setattr("sksoftrank.search._fits.START_SECONDS", 0.0)
 
 
 def make(**params):
@@ -861,6 +868,27 @@ def test_an_interruption_ends_the_search(data, monkeypatch, where, n_jobs):
         search.fit(*data)
     assert not hasattr(search, "cv_results_")
     assert not hasattr(search, "best_estimator_")
+
+
+@pytest.mark.parametrize("n_epochs", [1, 100_000])
+@pytest.mark.parametrize("are_started", [False, True])
+def test_processes_are_started_only_where_they_save_more(
+    data, monkeypatch, n_epochs, are_started
+):
+    X, y = data
+    monkeypatch.setattr("sksoftrank.search._fits.START_SECONDS", 4.0)
+    executor = object() if are_started else None
+    monkeypatch.setattr("sksoftrank.search._fits.reusable_executor._executor", executor)
+    jobs = [Job(0, {}, {}, split, np.arange(90)) for split in range(4)]
+
+    def n_jobs(given):
+        estimator = make(max_epochs=n_epochs)
+        return plan_stacks(estimator, jobs, X, len(set(y)), given).n_jobs
+
+    assert n_jobs(2) == (1 if n_epochs == 1 and not are_started else 2)
+    assert n_jobs(None) is None
+    with joblib.parallel_config(backend="threading"):
+        assert n_jobs(2) == 2
 
 
 # -- Face ------------------------------------------------------------------------------

@@ -26,17 +26,16 @@ from sksoftrank.training import (
     AccuracyStopping,
     InMemoryBatches,
     InMemoryDataset,
-    Member,
     StopFlag,
     _cuda_graph,
     _stacked,
     fit_nets,
-    train_stack,
 )
 from sksoftrank.training._autograd import AutogradSteps
 from sksoftrank.training._grouping import unsupported_reason
 from sksoftrank.training._loop import train
-from sksoftrank.training._stacked import network_bytes, stack_size
+from sksoftrank.training._member import Member
+from sksoftrank.training._stacked import StackSteps, network_bytes, stack_size
 from sksoftrank.training._threads import threads_for
 
 pytestmark = pytest.mark.kernels
@@ -83,6 +82,10 @@ def make_member(data, seed, batch_size, rates, hidden, activation, dropout, **ow
         data, batch_size, shuffle=True, random_state=seed, min_batch_size=least
     )
     return Member(module, batches, learning_rates=rates, **own)
+
+
+def train_stack(members, kind=ADAM, params=None, stop=None):
+    train(StackSteps(members, kind, params or {}, stop))
 
 
 def make_optimizer(module, weight_decay, kind, params):

@@ -9,6 +9,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from joblib import effective_n_jobs
+from joblib._parallel_backends import LokyBackend
+from joblib.externals.loky import reusable_executor
+from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
@@ -19,6 +23,7 @@ from sksoftrank.training._grouping import (
     stack_bytes,
     stack_key,
     stack_size,
+    training_seconds,
     unsupported_reason,
 )
 
@@ -37,6 +42,9 @@ class Job:
     train: Array
 
 
+# A new process imports torch and scikit-learn.
+START_SECONDS = 4.0
+
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
@@ -44,6 +52,8 @@ AnyJob = TypeVar("AnyJob", bound=Job)
 class StackPlan(Generic[AnyJob]):
     """Jobs in lists that can train together, why others can't, and the memory."""
 
+    # As asked for, or 1 where processes would take longer to start than they save.
+    n_jobs: int | None
     chunks: list[list[AnyJob]]
     unsupported: Counter[str]
     n_bytes: int
@@ -54,7 +64,7 @@ def plan_stacks(
     jobs: Sequence[AnyJob],
     X: Any,
     n_classes: int,
-    n_workers: int,
+    n_jobs: int | None,
     *,
     whole_candidates: bool = False,
 ) -> StackPlan[AnyJob]:
@@ -68,7 +78,7 @@ def plan_stacks(
         by_candidate.setdefault(job.candidate, []).append(job)
     stackable: dict[Hashable, list[AnyJob]] = {}
     lasts: dict[Hashable, Any] = {}
-    plan = StackPlan[AnyJob]([], Counter(), 0)
+    plan = StackPlan[AnyJob](n_jobs, [], Counter(), 0)
     for own in by_candidate.values():
         last = last_step(with_params(base_estimator, own[0].params))
         if not fits_by_parts(last):
@@ -88,8 +98,19 @@ def plan_stacks(
             key = stack_key(net)
             stackable.setdefault(key, []).extend(own)
             lasts[key] = last
+    nets = {key: last._sketch_net(n_classes, X) for key, last in lasts.items()}
+    if not plan.unsupported:
+        plan.n_jobs = _choose_n_jobs(
+            n_jobs,
+            sum(
+                training_seconds(nets[key], len(job.train))
+                for key, members in stackable.items()
+                for job in members
+            ),
+        )
+    n_workers = effective_n_jobs(plan.n_jobs)
     for key, members in stackable.items():
-        net = lasts[key]._sketch_net(n_classes, X)
+        net = nets[key]
         size = stack_size(net, len(members), n_workers)
         if whole_candidates:
             n_each = len(by_candidate[members[0].candidate])
@@ -112,6 +133,20 @@ def plan_stacks(
             ),
         )
     return plan
+
+
+def _choose_n_jobs(n_jobs: int | None, seconds: float) -> int | None:
+    """Return `n_jobs`, or 1 where processes would take longer to start than they save.
+
+    By what the trainings take by their shapes, and never by the clock.
+    """
+    n_workers = effective_n_jobs(n_jobs)
+    are_started = getattr(reusable_executor, "_executor", None) is not None
+    if n_workers == 1 or are_started:
+        return n_jobs
+    starts_processes = isinstance(get_active_backend()[0], LokyBackend)
+    saved = seconds * (1 - 1 / n_workers)
+    return 1 if starts_processes and saved < START_SECONDS else n_jobs
 
 
 def prepare_fit(

@@ -131,13 +131,12 @@ class Evaluation:
             for job in self._jobs(candidate, params)
         ]
         followed = watches is not None
-        n_workers = effective_n_jobs(self.n_jobs)
         stacks = plan_stacks(
             self.base_estimator,
             jobs,
             self.X,
             self.n_classes,
-            n_workers,
+            self.n_jobs,
             whole_candidates=followed,
         )
         self.n_fits += len(jobs)
@@ -151,7 +150,7 @@ class Evaluation:
         try:
             # Those that are followed report to the study, which lives here.
             done = Parallel(
-                n_jobs=self.n_jobs, require="sharedmem" if followed else None
+                n_jobs=stacks.n_jobs, require="sharedmem" if followed else None
             )(
                 delayed(_evaluate)(
                     self.base_estimator,
@@ -165,7 +164,7 @@ class Evaluation:
                     self.scorer,
                     self.score_params,
                     stop,
-                    1 if n_workers > 1 else None,
+                    1 if effective_n_jobs(stacks.n_jobs) > 1 else None,
                 )
                 for chunk in stacks.chunks
             )

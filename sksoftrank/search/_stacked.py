@@ -31,6 +31,7 @@ from sksoftrank.estimators import BaseSoftRankClassifier
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_parts
 from sksoftrank.search._fits import (
     Job,
+    StackPlan,
     last_step,
     plan_stacks,
     prepare_fit,
@@ -276,12 +277,11 @@ class _Evaluation:
         self, jobs: list[ScoredJob], n_jobs: int | None, pre_dispatch: Any
     ) -> list[dict[str, Any]]:
         """Return the results in the order of the jobs."""
-        n_workers = effective_n_jobs(n_jobs)
-        chunks = self._chunks(jobs, n_workers)
+        plan = self._plan(jobs, n_jobs)
         stop = StopFlag()
         # Processes by default, as in GridSearchCV: the many short calls of a step would
         # wait for each other's interpreter lock in threads.
-        parallel = Parallel(n_jobs=n_jobs, pre_dispatch=pre_dispatch)
+        parallel = Parallel(n_jobs=plan.n_jobs, pre_dispatch=pre_dispatch)
         threads = torch.get_num_threads()
         try:
             done = parallel(
@@ -294,9 +294,9 @@ class _Evaluation:
                     self.compress,
                     self.score_options,
                     stop,
-                    1 if n_workers > 1 else None,
+                    1 if effective_n_jobs(plan.n_jobs) > 1 else None,
                 )
-                for chunk in chunks
+                for chunk in plan.chunks
             )
         except BaseException:
             stop.is_set = True  # Threads would train on.
@@ -305,24 +305,25 @@ class _Evaluation:
             torch.set_num_threads(threads)
         by_place = {
             (job.candidate, job.split): result
-            for chunk, results in zip(chunks, done, strict=True)
+            for chunk, results in zip(plan.chunks, done, strict=True)
             for job, result in zip(chunk, results, strict=True)
         }
         return [by_place[job.candidate, job.split] for job in jobs]
 
-    def _chunks(self, jobs: list[ScoredJob], n_workers: int) -> list[list[ScoredJob]]:
-        """Return lists of jobs: those of one can train together."""
+    def _plan(self, jobs: list[ScoredJob], n_jobs: int | None) -> StackPlan[ScoredJob]:
+        """Return which jobs train together, and tell of it."""
         n_classes = len(set(np.asarray(self.y).ravel().tolist()))
-        plan = plan_stacks(self.base_estimator, jobs, self.X, n_classes, n_workers)
+        plan = plan_stacks(self.base_estimator, jobs, self.X, n_classes, n_jobs)
         self.n_fits += len(jobs)
         self.unsupported += plan.unsupported
         self.stack_bytes = max(self.stack_bytes, plan.n_bytes)
         if self.score_options["verbose"] > 0 and self.stack_bytes:
             print(  # noqa: T201
-                f"Training in {len(plan.chunks)} stacks, {n_workers} at a time, which "
+                f"Training in {len(plan.chunks)} stacks, "
+                f"{effective_n_jobs(plan.n_jobs)} at a time, which "
                 f"takes about {self.stack_bytes / 2**20:.0f} MB"
             )
-        return plan.chunks
+        return plan
 
 
 def _fit_and_score_chunk(
@@ -426,7 +427,8 @@ class StackedGridSearchCV(_StackedSearch, GridSearchCV):
         One metric or several; None takes the estimator's ``score``.
     n_jobs : int, default=None
         Stacks trained at the same time, in processes; None means 1. Within
-        :func:`joblib.parallel_config` in threads or on a cluster.
+        :func:`joblib.parallel_config` in threads or on a cluster. Processes that would
+        take longer to start than a small search takes are not started.
     refit : bool, str or callable, default=True
         Whether, and by which metric or rule, the best candidate is fitted again on all
         rows.
@@ -516,7 +518,8 @@ class StackedRandomizedSearchCV(_StackedSearch, RandomizedSearchCV):
         One metric or several; None takes the estimator's ``score``.
     n_jobs : int, default=None
         Stacks trained at the same time, in processes; None means 1. Within
-        :func:`joblib.parallel_config` in threads or on a cluster.
+        :func:`joblib.parallel_config` in threads or on a cluster. Processes that would
+        take longer to start than a small search takes are not started.
     refit : bool, str or callable, default=True
         Whether, and by which metric or rule, the best candidate is fitted again on all
         rows.

@@ -21,27 +21,10 @@ from sksoftrank.training._stopping import divergence
 class AutogradSteps:
     """Trains one member with torch's own optimizer.
 
-    Parameters
-    ----------
-    member : Member
-        The one to train.
-    optimizer : torch.optim.Optimizer
-        Of its parameters; its learning rate is the caller's to set.
-    criterion : TemperatureCrossEntropyLoss
-        The loss; its temperature is the caller's to set.
-    device : str or torch.device or None
-        Where batches are moved to; None leaves them where they come.
-    precision : {"float32", "bf16", "tf32"}
-        Of the forward pass.
-    clip : callable or None
-        Called when gradients are there.
-    show : callable
-        Takes an epoch's batches and yields them, e.g. with a progress bar.
-    run_epoch : callable or None
-        Takes an epoch's batches, trains on them and returns the mean loss, in place of
-        the plain steps here.
-    stop : StopFlag or None
-        Once set, training ends as Ctrl-C ends it.
+    The optimizer's learning rate and the criterion's temperature are the caller's to
+    set. `clip` is called when gradients are there; `show` yields an epoch's batches,
+    with a progress bar say; `run_epoch` trains on them, in place of the plain steps
+    here, and returns the mean loss.
     """
 
     def __init__(

@@ -141,6 +141,12 @@ def stack_bytes(net: Any, n_networks: int) -> int:
     return _stacked.stack_bytes(_widths(net), net.batch_size, n_networks)
 
 
+def training_seconds(net: Any, n_rows: int) -> float:
+    """Return about how long training such a net in a stack takes."""
+    n_steps = net.max_epochs * -(-n_rows // net.batch_size)
+    return _stacked.training_seconds(_widths(net), net.batch_size, n_steps)
+
+
 def train_members(
     nets: Sequence[Any],
     members: Sequence[Member],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import Dropout
 from sksoftrank.modules._mlp import NORMALIZATIONS
-from sksoftrank.training._stack_linear import NumpyLinear, StackedLinear, TorchLinear
+from sksoftrank.training._stack_linear import StackedLinear
 from sksoftrank.training._stack_loss import EpochSettings
 from sksoftrank.training._stack_norm import StackedNormalization
 
@@ -87,9 +87,7 @@ class Stack:
         What computes their products.
     """
 
-    def __init__(
-        self, modules: Sequence[MLP], linear: type[NumpyLinear | TorchLinear]
-    ) -> None:
+    def __init__(self, modules: Sequence[MLP], linear: type[StackedLinear]) -> None:
         self.modules = list(modules)
         self.linear = linear
         module = modules[0]

@@ -23,7 +23,6 @@ from torch import Tensor
 from sksoftrank.modules import MLP
 from sksoftrank.training._batches import BLOCK_BATCHES, InMemoryBatches
 from sksoftrank.training._cuda_graph import Graphs, recorder_for
-from sksoftrank.training._loop import train
 from sksoftrank.training._member import Member, StopFlag
 from sksoftrank.training._stack import Propagation, Stack, linear_layers
 from sksoftrank.training._stack_block import Block, Gathered
@@ -46,6 +45,12 @@ def network_bytes(widths: Sequence[int], batch_size: int) -> int:
     n_weights = sum((a + 1) * b for a, b in pairwise(widths))
     # Weights, gradients and two states of the optimizer; outputs and their gradients.
     return 4 * (4 * n_weights + 2 * batch_size * sum(widths))
+
+
+def training_seconds(widths: Sequence[int], batch_size: int, n_steps: int) -> float:
+    """Return about how long a core of 2020 takes to train a network so many steps."""
+    n_weights = sum(a * b for a, b in pairwise(widths))
+    return n_steps * (2e-5 + 6 * n_weights * batch_size / 5e10)
 
 
 def stack_bytes(widths: Sequence[int], batch_size: int, n_networks: int) -> int:
@@ -79,59 +84,6 @@ def stack_size(
     fitting = max(fitting, 1)
     n_rounds = math.ceil(n_networks / (fitting * n_workers))
     return math.ceil(n_networks / (n_rounds * n_workers))
-
-
-def train_stack(
-    members: Sequence[Member],
-    optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
-    optimizer_params: dict[str, Any] | None = None,
-    *,
-    stop: StopFlag | None = None,
-) -> None:
-    """Train networks of one shape together, each as it would be trained alone.
-
-    Parameters
-    ----------
-    members : sequence of Member
-        At least one. Their modules, histories and errors are filled in.
-    optimizer : type, default=torch.optim.Adam
-        Adam, AdamW or SGD.
-    optimizer_params : dict, default=None
-        Its parameters, less learning rate and weight decay.
-    stop : StopFlag, default=None
-        Once set, from another thread, training ends as Ctrl-C ends it.
-
-    Raises
-    ------
-    ValueError
-        If there is no member, or the members can't be one stack.
-    KeyboardInterrupt
-        If Ctrl-C came before every member had finished an epoch. Later, the members
-        keep their last finished epoch and are marked.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sksoftrank.modules import MLP
-    >>> from sksoftrank.training import (
-    ...     InMemoryBatches, InMemoryDataset, Member, train_stack
-    ... )
-    >>> X = np.random.default_rng(0).standard_normal((64, 4))
-    >>> data = InMemoryDataset(X, (X[:, 0] > 0).astype(int))
-    >>> members = [
-    ...     Member(
-    ...         MLP(4, 2, (8,), random_state=seed),
-    ...         InMemoryBatches(data, 16, shuffle=True, random_state=seed),
-    ...         temperatures=[temperature] * 20,
-    ...         learning_rates=[0.01] * 20,
-    ...     )
-    ...     for seed, temperature in enumerate([1.0, 10.0])
-    ... ]
-    >>> train_stack(members)
-    >>> [m.history[-1]["train_loss"] < m.history[0]["train_loss"] for m in members]
-    [True, True]
-    """
-    train(StackSteps(members, optimizer, optimizer_params or {}, stop))
 
 
 def stack_key(member: Member) -> tuple[Hashable, ...]:

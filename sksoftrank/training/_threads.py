@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -60,8 +61,17 @@ def threads_for(n_weights: int) -> Iterator[None]:
         torch.set_num_threads(granted)
 
 
-def forget_trainings() -> None:
-    """Forget the trainings of a forked child's parent, which go on without it."""
+def _compute_alone() -> None:
+    """Take one thread in a forked child, which has none of its parent's.
+
+    OpenMP's threads are the parent's, and a child that asks for them waits forever. Its
+    trainings go on without the child.
+    """
     global _lock, _n_trainings
+    torch.set_num_threads(1)
     _lock, _n_trainings = Lock(), 0
     _limits.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_compute_alone)
