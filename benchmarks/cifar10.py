@@ -39,11 +39,11 @@ def recipe(clf, X):
     """Return what a rival needs to train the network of an estimator."""
     architecture = clf._architecture()
     architecture.input.fit(clf, X[:10], np.arange(10))
-    module, params = architecture.of(architecture.input)
-    optimizer, options = clf._optimizer()
-    options = {**options, "weight_decay": clf.weight_decay}
-    network = module(n_classes=10, random_state=clf.random_state, **params)
-    return network, optimizer, options, clf._learning_rate_factors()
+    inputs = architecture.input.describe(architecture.input_params)
+    net = clf._make_net(inputs, 10, clf._draw_seeds()).initialize()
+    options = net.get_params_for("optimizer")
+    del options["fused"]
+    return net.module_, net.optimizer, options, clf._learning_rate_factors()
 
 
 def train_loop(clf, X, y, device):
