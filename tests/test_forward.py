@@ -16,7 +16,9 @@ from sksoftrank.training._forward import ForwardMLP
 
 def trained(activation="relu", normalization=None, dropout=0.0):
     """Return a network whose parameters and moments are none of the first ones."""
-    module = MLP(6, 4, (9, 7), activation, dropout, normalization, random_state=0)
+    is_scaled = normalization is not None
+    options = {"input_scale": is_scaled, "random_state": 0}
+    module = MLP(6, 4, (9, 7), activation, dropout, normalization, **options)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):

@@ -21,7 +21,7 @@ from sksoftrank import SoftRankMLPClassifier, SoftRankNet
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
 from sksoftrank.losses import LinearTemperature, TemperatureCrossEntropyLoss
 from sksoftrank.modules import MLP
-from sksoftrank.modules._layers import ACTIVATIONS
+from sksoftrank.modules._layers import ACTIVATIONS, InputScale
 from sksoftrank.training import (
     AccuracyStopping,
     InMemoryBatches,
@@ -74,6 +74,7 @@ def make_member(data, seed, batch_size, rates, hidden, activation, dropout, **ow
         activation=activation,
         dropout=dropout,
         normalization=own.pop("normalization", None),
+        input_scale=own.pop("input_scale", False),
         random_state=seed,
     )
     # A batch of one row has no variance.
@@ -90,12 +91,20 @@ def train_stack(members, kind=ADAM, params=None, stop=None):
 
 def make_optimizer(module, weight_decay, kind, params):
     matrices = [p for p in module.parameters() if p.ndim > 1]
-    vectors = [p for p in module.parameters() if p.ndim == 1]
+    scales = [m.weight for m in module.modules() if isinstance(m, InputScale)]
+    vectors = [
+        p
+        for p in module.parameters()
+        if p.ndim == 1 and not any(p is scale for scale in scales)
+    ]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    if scales:
+        groups.append({"params": scales, "weight_decay": 0.0, "lr_scale": 6.0})
     return kind(
-        [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
+        groups,
         lr=1.0,
         fused=True,
         **params,
@@ -111,7 +120,7 @@ def train_by_autograd(member, kind, params):
         epoch = len(member.history)
         criterion.temperature = member.temperatures[epoch]
         for group in optimizer.param_groups:
-            group["lr"] = member.learning_rates[epoch]
+            group["lr"] = member.learning_rates[epoch] * group.get("lr_scale", 1.0)
 
     def clip():
         torch.nn.utils.clip_grad_norm_(
@@ -141,7 +150,7 @@ def reference(member, kind, params):
     ):
         module.train()
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         criterion.temperature = temperature
         total = 0.0
         for x, target in batches:
@@ -179,7 +188,7 @@ def stacks(draw, batch_sizes, activations=tuple(ACTIVATIONS)):
         kind, d, batch_size, n = SGD, max(d, 3), max(batch_size, 16), max(n, 40)
         hidden = tuple(max(width, 4) for width in hidden)
     sometimes = st.booleans()
-    smoothed, dropping, clipped, decayed = (draw(sometimes) for _ in range(4))
+    smoothed, dropping, clipped, decayed, scaled = (draw(sometimes) for _ in range(5))
     members = []
     for i in range(k):
         schedule = draw(st.sampled_from([(1.0, 1.0), (0.3, 0.3), (20.0, 20.0), (1, 9)]))
@@ -207,6 +216,7 @@ def stacks(draw, batch_sizes, activations=tuple(ACTIVATIONS)):
                 dropout=draw(st.sampled_from([0.0, 0.3])) if dropping else 0.0,
                 n_classes=c,
                 normalization=normalization,
+                input_scale=scaled,
                 temperatures=np.linspace(*schedule, N_EPOCHS).tolist(),
                 weight_decay=draw(st.sampled_from([0.0, 0.05])) if decayed else 0.0,
                 label_smoothing=draw(st.sampled_from([0.0, 0.1])) if smoothed else 0.0,
@@ -463,6 +473,8 @@ class Nothing(Callback):
         {"normalization": "layer", "temperature": 10.0, "activation": "silu"},
         {"normalization": "batch", "early_stopping": True, "n_iter_no_change": 1},
         {"normalization": "batch", "dropout": 0.2, "max_grad_norm": 0.5},
+        {"input_scale": True, "optimizer": "adamw", "weight_decay": 0.1},
+        {"input_scale": True, "optimizer": "sgd", "normalization": "layer"},
     ],
     ids=str,
 )

@@ -41,6 +41,9 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         In [0, 1). Probability that a hidden unit is zeroed in a training step.
     normalization : {None, "batch", "layer"}, default=None
         Normalisation before each activation. Weakens the temperature's effect.
+    input_scale : bool, default=False
+        Whether each input feature has a learned factor, trained at six times the rate,
+        so that the network can weigh features.
     init_scale : float, default=1.0
         Positive factor on the initial weights of all layers; over L layers and without
         normalisation a scale ``a`` acts like the temperature ``a ** -L``.
@@ -91,6 +94,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "normalization": [StrOptions(set(NORMALIZATIONS)), None],
+        "input_scale": ["boolean"],
         "init_scale": [Interval(Real, 0, None, closed="neither")],
     }
 
@@ -101,6 +105,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         activation: str = "relu",
         dropout: float = 0.0,
         normalization: str | None = None,
+        input_scale: bool = False,
         init_scale: float = 1.0,
         categorical_features: Any = "from_dtype",
         handle_unknown: str = "infrequent_if_exist",
@@ -111,6 +116,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         self.activation = activation
         self.dropout = dropout
         self.normalization = normalization
+        self.input_scale = input_scale
         self.init_scale = init_scale
         self.categorical_features = categorical_features
         self.handle_unknown = handle_unknown
@@ -137,6 +143,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
                 "activation": self.activation,
                 "dropout": self.dropout,
                 "normalization": self.normalization,
+                "input_scale": self.input_scale,
                 "init_scale": self.init_scale,
             },
             ("n_features",),

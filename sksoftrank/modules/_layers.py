@@ -105,6 +105,24 @@ class Linear(nn.Linear):
         """Do nothing."""
 
 
+class InputScale(nn.Module):
+    """A learned factor for each input feature, so that training can weigh them.
+
+    Without weight decay, and at a multiple of the learning rate: it begins at one, and
+    a feature's use is its factor times a whole column of weights.
+    """
+
+    # As timm names it in an optimizer's groups.
+    lr_scale = 6.0
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_features, dtype=DTYPE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
 class Conv1d(nn.Conv1d):
     """A convolution that leaves its weights to `init_weight`, as `Linear` does."""
 

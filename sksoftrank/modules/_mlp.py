@@ -11,6 +11,7 @@ from sksoftrank.modules._layers import (
     ACTIVATIONS,
     DTYPE,
     Dropout,
+    InputScale,
     Linear,
     init_weight,
     make_generator,
@@ -40,6 +41,8 @@ class MLP(EmbedHeadModule):
         In [0, 1). Probability that a hidden unit is zeroed in a training step.
     normalization : {None, "batch", "layer"}, default=None
         Normalisation before each activation.
+    input_scale : bool, default=False
+        Whether each feature has a learned factor, before the first layer.
     init_scale : float, default=1.0
         Factor on the initial weights of all layers. Without normalisation a scale
         ``a`` over ``L`` layers acts like the temperature ``a ** -L``.
@@ -65,13 +68,14 @@ class MLP(EmbedHeadModule):
         activation: str = "relu",
         dropout: float = 0.0,
         normalization: str | None = None,
+        input_scale: bool = False,
         init_scale: float = 1.0,
         random_state: int | None = None,
     ) -> None:
         super().__init__()
         self.activation = activation
         self.normalization = normalization
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [InputScale(n_features)] if input_scale else []
         width = n_features
         for index, size in enumerate(hidden_layer_sizes):
             # A normalisation takes a bias out again: what training made of it would be

@@ -58,6 +58,19 @@ def parameters_without_decay(module: nn.Module) -> list[nn.Parameter]:
     return found
 
 
+def lr_scales(module: nn.Module) -> dict[nn.Parameter, float]:
+    """Return the multiples of the learning rate that parameters ask for.
+
+    Those of parts with an attribute ``lr_scale``.
+    """
+    found: dict[nn.Parameter, float] = {}
+    for part in module.modules():
+        scale = getattr(part, "lr_scale", None)
+        if isinstance(scale, float):
+            found |= dict.fromkeys(part.parameters(recurse=False), scale)
+    return found
+
+
 def find_layer(module: EmbedHeadModule, name: str) -> nn.Module:
     """Return the submodule of that name, or say which there are."""
     layers = dict(module.network.named_modules())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sksoftrank.modules import MLP
+from sksoftrank.modules._layers import InputScale
 from sksoftrank.training._stack import ACTIVATIONS
 from sksoftrank.training._threads import threads_for
 
@@ -34,9 +35,13 @@ class ForwardMLP:
     def __init__(self, module: MLP, dtype: torch.dtype) -> None:
         self._hidden: list[_Linear] = []
         self._normalize: list[Callable[[Tensor], Tensor]] = []
+        scale: Tensor | None = None
         for layer in module.body:
-            if isinstance(layer, nn.Linear):
-                self._hidden.append(_Linear(layer, dtype))
+            if isinstance(layer, InputScale):
+                scale = layer.weight.detach()
+            elif isinstance(layer, nn.Linear):
+                self._hidden.append(_Linear(layer, dtype, scale))
+                scale = None
             elif isinstance(layer, nn.BatchNorm1d | nn.LayerNorm):
                 self._normalize.append(_normalization(layer, dtype))
         self._activate = ACTIVATIONS.get(module.activation, (None,))[0]
@@ -72,8 +77,13 @@ class ForwardMLP:
 class _Linear:
     """A linear layer that writes as many rows as before to the same memory."""
 
-    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
-        self.weight = layer.weight.detach().to(dtype).numpy().T
+    def __init__(
+        self, layer: nn.Linear, dtype: torch.dtype, input_scale: Tensor | None = None
+    ) -> None:
+        weight = layer.weight.detach().to(dtype)
+        if input_scale is not None:
+            weight = weight * input_scale.to(dtype)
+        self.weight = weight.numpy().T
         bias = layer.bias
         self.bias = None if bias is None else bias.detach().to(dtype)
         self.y = _NOTHING

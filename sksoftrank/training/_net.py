@@ -30,7 +30,7 @@ from sksoftrank.losses import (
     as_schedule,
     temperature_softmax,
 )
-from sksoftrank.modules._protocol import parameters_without_decay
+from sksoftrank.modules._protocol import lr_scales, parameters_without_decay
 from sksoftrank.training._autograd import as_logits, validate
 from sksoftrank.training._batches import InMemoryDataset
 from sksoftrank.training._grouping import (
@@ -297,27 +297,34 @@ class SoftRankNet(NeuralNetClassifier):
     def get_params_for_optimizer(
         self, prefix: str, named_parameters: Any
     ) -> tuple[Any, dict[str, Any]]:
-        """Return the optimizer's arguments: decay is for weight matrices; see skorch.
+        """Return the optimizer's arguments; see skorch.
 
-        A group of ``optimizer__param_groups`` with a decay of its own keeps it whole.
+        Decay is for weight matrices, and rates are multiplied where the module says so.
+        A group of ``optimizer__param_groups`` with a decay or rate of its own keeps it
+        whole.
         """
         args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
         if not isinstance(kwargs["lr"], Real):
             kwargs["lr"] = kwargs["lr"][0]
-        if not kwargs.get("weight_decay"):
+        scales = lr_scales(self.module_)
+        has_decay = bool(kwargs.get("weight_decay"))
+        if not (has_decay or scales):
             return args, kwargs
-        spared = {id(p) for p in parameters_without_decay(self.module_)}
+        spared = set(parameters_without_decay(self.module_)) if has_decay else set()
         groups = []
         for group in args[0]:
-            if "weight_decay" in group:
-                groups.append(group)
-                continue
-            matrices = [p for p in group["params"] if id(p) not in spared]
-            others = [p for p in group["params"] if id(p) in spared]
-            if matrices:
-                groups.append({**group, "params": matrices})
-            if others:
-                groups.append({**group, "params": others, "weight_decay": 0.0})
+            parts: dict[tuple[float, bool], list[Any]] = {}
+            for p in group["params"]:
+                scale = 1.0 if "lr" in group else scales.get(p, 1.0)
+                is_spared = p in spared and "weight_decay" not in group
+                parts.setdefault((scale, is_spared), []).append(p)
+            # What has the rate itself comes first, for whoever reads it there.
+            order = sorted(parts, key=lambda key: (key[0] != 1.0, key))
+            for scale, is_spared in order:
+                own = {"weight_decay": 0.0} if is_spared else {}
+                if scale != 1.0:
+                    own |= {"lr": kwargs["lr"] * scale, "lr_scale": scale}
+                groups.append({**group, "params": parts[scale, is_spared], **own})
         return (groups, *args[1:]), kwargs
 
     # -- Loss and probabilities ----------------------------------------------------
@@ -512,7 +519,7 @@ class SoftRankNet(NeuralNetClassifier):
             member.learning_rates[epoch] = self.optimizer_.param_groups[0]["lr"]
         else:
             for group in self.optimizer_.param_groups:
-                group["lr"] = member.learning_rates[epoch]
+                group["lr"] = member.learning_rates[epoch] * group.get("lr_scale", 1.0)
 
     def _end_epoch(self, datasets: dict[str, Any], member: Member) -> bool:
         """Validate, add to the history, and ask callbacks whether to stop."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sksoftrank.modules import MLP
-from sksoftrank.modules._layers import Dropout
+from sksoftrank.modules._layers import Dropout, InputScale
 from sksoftrank.modules._mlp import NORMALIZATIONS
 from sksoftrank.training._stack_linear import StackedLinear
 from sksoftrank.training._stack_loss import EpochSettings
@@ -75,8 +75,8 @@ class Stack:
     """The parameters of K networks of one shape, and their gradients, as two matrices.
 
     A row of `params` or `grads` holds all of one network: first its `n_matrices`
-    weights, up to column `decay_end`, then its vectors. A row of `state` goes on with
-    what training changes without a gradient: the running moments of batch
+    weights, then its vectors, that of the input's scale before others. A row of `state`
+    goes on with what training changes without a gradient: the running moments of batch
     normalisation. While training lasts, the modules' own tensors are views of it.
 
     Parameters
@@ -100,10 +100,18 @@ class Stack:
         for shape in self.shapes:
             self.offsets.append(end)
             end += -(-shape.numel() // ALIGNMENT) * ALIGNMENT
-        n_parameters = len(list(module.parameters()))
+        ends = [*self.offsets, end]
         self.n_matrices = len(linear_layers(module))
-        self.decay_end = self.offsets[self.n_matrices]
-        self._width = [*self.offsets, end][n_parameters]
+        self._width = ends[len(list(module.parameters()))]
+        decay_end = ends[self.n_matrices]
+        # Columns, whether decay is for them, and the multiple of the learning rate.
+        self.parts = [(slice(decay_end), True, 1.0)]
+        self.has_input_scale = isinstance(module.body[0], InputScale)
+        if self.has_input_scale:
+            scale_end = ends[self.n_matrices + 1]
+            self.parts.append((slice(decay_end, scale_end), False, InputScale.lr_scale))
+            decay_end = scale_end
+        self.parts.append((slice(decay_end, self._width), False, 1.0))
         self.device = module.output.weight.device
         self.state = module.output.weight.new_zeros(len(self.modules), end)
         for row, module in zip(self.state, self.modules, strict=True):
@@ -191,6 +199,10 @@ class Propagation:
         n = stack.n_matrices
         weights, vectors = params[:n], params[n:]
         weight_grads, vector_grads = grads[:n], grads[n:]
+        scale = scale_grad = None
+        if stack.has_input_scale:
+            scale, *vectors = vectors
+            scale_grad, *vector_grads = vector_grads
         biases: list[Tensor | None] = list(vectors)
         bias_grads: list[Tensor | None] = list(vector_grads)
         if stack.normalization is not None:
@@ -260,6 +272,9 @@ class Propagation:
                 strict=True,
             )
         ]
+        if scale is not None and scale_grad is not None:
+            buffers = [empty_rows(k, weights[0][0]) for _ in range(2)]
+            self.linears[0].set_input_scale(scale, scale_grad, buffers)
         together = all(size * width % _LOOP == 0 for width in widths[:-1])
         # Else the last numbers of each would be computed by another formula than where
         # the network is alone.

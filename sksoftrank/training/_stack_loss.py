@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sksoftrank.modules._layers import DTYPE
+from sksoftrank.modules._layers import DTYPE, InputScale
 from sksoftrank.training._member import Member
+
+LR_SCALES = (1.0, InputScale.lr_scale)
 
 
 class EpochSettings:
@@ -38,11 +40,12 @@ class EpochSettings:
 
         self.members = members
         self.weight_decays = [m.weight_decay for m in members]
-        self._rates: Tensor | None = None
-        self.learning_rates: Sequence[float | Tensor] = []
-        if fixed:
-            self._rates = torch.zeros(len(members), dtype=DTYPE, device=device)
-            self.learning_rates = self._rates.unbind()
+        self._fixed = fixed
+        # Of each member, by the multiple that is asked for.
+        self.learning_rates: list[dict[float, Any]] = [
+            {scale: torch.zeros((), dtype=DTYPE, device=device) for scale in LR_SCALES}
+            for _ in members
+        ]
         # Dividing by one changes nothing, but takes time.
         tempered = any(t != 1.0 for m in members for t in m.temperatures)
         self.temperature = column([1.0] * len(members)) if tempered else None
@@ -61,11 +64,13 @@ class EpochSettings:
 
     def load(self, epoch: int) -> None:
         """Take the temperatures and learning rates of an epoch, counted from one."""
-        rates = [m.learning_rates[epoch - 1] for m in self.members]
-        if self._rates is None:
-            self.learning_rates = rates
-        else:
-            self._rates.copy_(torch.tensor(rates, dtype=DTYPE))
+        for member, rates in zip(self.members, self.learning_rates, strict=True):
+            rate = member.learning_rates[epoch - 1]
+            for scale in LR_SCALES:
+                if self._fixed:
+                    rates[scale].fill_(rate * scale)
+                else:
+                    rates[scale] = rate * scale
         if self.temperature is not None:
             temperatures = [m.temperatures[epoch - 1] for m in self.members]
             self.temperature.copy_(

@@ -104,12 +104,12 @@ class FusedOptimizer:
     def _bind(self) -> None:
         rows = [self.stack.params, self.stack.grads, *self.states]
         self._rows = [[[matrix[k]] for matrix in rows] for k in range(len(rows[0]))]
-        end = self.stack.decay_end
-        # Weight decay is for matrices: vectors have a call of their own where there is
-        # some.
-        parts = slice(end), slice(end, None)
+        # Each has a call of its own where decay or rate are not those of all.
         self._parts = [
-            [[[matrix[k, part]] for matrix in rows] for part in parts]
+            [
+                ([[matrix[k, columns]] for matrix in rows], decays, scale)
+                for columns, decays, scale in self.stack.parts
+            ]
             for k in range(len(rows[0]))
         ]
         self._counters = [[step] for step in self.steps.unbind()]
@@ -129,13 +129,13 @@ class FusedOptimizer:
                     self._clip(k, settings.max_grad_norms[k])
         self.steps[members].add_(self._one)
         for k in networks:
-            rate, decay = settings.learning_rates[k], settings.weight_decays[k]
-            if decay == 0.0:
-                self._kernel(self._rows[k], self._counters[k], rate, 0.0)
-            else:
-                matrices, vectors = self._parts[k]
-                self._kernel(matrices, self._counters[k], rate, decay)
-                self._kernel(vectors, self._counters[k], rate, 0.0)
+            rates, decay = settings.learning_rates[k], settings.weight_decays[k]
+            if decay == 0.0 and not self.stack.has_input_scale:
+                self._kernel(self._rows[k], self._counters[k], rates[1.0], 0.0)
+                continue
+            for tensors, decays, scale in self._parts[k]:
+                own = decay if decays else 0.0
+                self._kernel(tensors, self._counters[k], rates[scale], own)
 
     def _clip(self, k: int, max_norm: float) -> None:
         # Arithmetic of torch.nn.utils.clip_grad_norm_.
