@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._inference import InferenceMixin
 from sksoftrank.estimators._input import InputReader, check_range
 from sksoftrank.estimators._parameters import SharedParametersMixin
-from sksoftrank.estimators._recipe import NetMixin
+from sksoftrank.estimators._recipe import MODERATE, STRENGTHS, NetMixin, Strength
 from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._training_data import (
     FloatArray,
@@ -35,6 +36,7 @@ from sksoftrank.estimators._training_data import (
     check_class_weight,
     check_classes,
     check_stream_settings,
+    count_rows,
     encode,
     from_arrays,
     from_stream,
@@ -46,11 +48,14 @@ from sksoftrank.rank import count_above
 from sksoftrank.training import (
     InMemoryDataset,
     SoftRankNet,
+    StopFlag,
     StreamDataset,
     fit_nets,
 )
 
 Array = npt.NDArray[Any]
+# With fewer rows, a fifth of them tells less than chance.
+MIN_CHOICE_ROWS = 100
 # rank_ counts the singular values above this share of the largest.
 RANK_TOL = 1e-2
 
@@ -105,7 +110,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         """
         with self._unchanged_on_error():
             training = self._prepare(X, y, sample_weight)
-            (error,) = fit_nets([training.net], [training.dataset])
+            (error,) = fit_trainings([training])
             if error is not None:
                 raise error
             if training.net.was_interrupted_:
@@ -142,10 +147,22 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                 f"fit, got {self.n_features_in_}. Pass those, or set warm_start=False "
                 "to start anew."
             )
-        net = self._build_net(dataset, seeds, valid_dataset=valid_dataset)
+        build = partial(self._build_net, seeds=seeds, valid_dataset=valid_dataset)
         if self._goes_on:
+            strength = getattr(self, "_strength", MODERATE)
+            net = build(dataset, strength=strength)
             self._load_weights(net)
-        return Training(net, dataset, seeds["rows"])
+            return Training(net, dataset, seeds["rows"], strength)
+        # Built whatever will be chosen: what can't be is refused before any training.
+        training = Training(build(dataset), dataset, seeds["rows"])
+        if isinstance(dataset, InMemoryDataset) and self._chooses_strength(dataset):
+            training.build = partial(build, dataset)
+            train, training.valid = split_validation(dataset, 0.2, seeds["split"])
+            training.trials = {
+                strength: (build(train, strength=strength, is_trial=True), train)
+                for strength in STRENGTHS
+            }
+        return training
 
     def _read_training(
         self,
@@ -161,6 +178,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         `classes` are all that will come, where a call of partial_fit has named them.
         """
         self._check_skorch_params()
+        self._check_betas()
         check_class_weight(self.class_weight)
         self._resolve_device()
         before = self.classes_ if classes is None and self._goes_on else None
@@ -183,12 +201,21 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                 classes,
                 sample_weight=sample_weight,
                 class_weight=self.class_weight,
-                batch_size=self.batch_size,
+                batch_size=self._lengths(rows.shape[0])[1],
             )
         check_classes(known, before)
         self._set_input(reader)
         self.classes_ = known
         return dataset
+
+    def _chooses_strength(self, dataset: InMemoryDataset) -> bool:
+        """Whether rows held out tell how long to train, and with how much dropout."""
+        return (
+            self._architecture().module_params.get("dropout") == "auto"
+            and self.max_epochs == "auto"
+            and not self.early_stopping
+            and len(dataset) >= MIN_CHOICE_ROWS
+        )
 
     def _set_input(self, reader: InputReader) -> None:
         """Set what a fit is known to have seen of `X`."""
@@ -208,7 +235,12 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
 
     def _complete(self, training: Training, *, compress: bool = True) -> None:
         """Set the fitted attributes once the network is trained."""
-        self._finish(training.net, history=[])
+        net = training.net
+        self._strength = training.strength
+        self.auto_params_ = {"max_epochs": net.max_epochs, "batch_size": net.batch_size}
+        if hasattr(net, "module__dropout"):
+            self.auto_params_["dropout"] = net.module__dropout
+        self._finish(net, history=[])
         if compress:
             self._find_basis(training.dataset, training.seed)
         self._is_incremental = False
@@ -274,7 +306,8 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             seeds = self._draw_seeds()
             if fitted and self._is_incremental:
                 net = self.net_
-                check_batches(dataset, self.batch_size, net.min_batch_size)
+                net.batch_size = self._lengths(count_rows(dataset))[1]
+                check_batches(dataset, net.batch_size, net.min_batch_size)
                 # Taken up when the net next trains.
                 net.set_params(
                     temperature=self._last_temperature(),
@@ -311,8 +344,10 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
     ) -> SoftRankNet:
         """Return the net for the data and the parameters, with its initial weights."""
         inputs = self._input.describe(self._architecture().input_params)
-        net = self._make_net(inputs, len(self.classes_), seeds, **options).initialize()
-        check_batches(dataset, self.batch_size, net.min_batch_size)
+        n_rows = count_rows(dataset)
+        net = self._make_net(inputs, len(self.classes_), n_rows, seeds, **options)
+        net.initialize()
+        check_batches(dataset, net.batch_size, net.min_batch_size)
         width = net.module_.embedding_width
         if isinstance(self.n_components, Integral) and self.n_components > width:
             raise ValueError(
@@ -510,11 +545,79 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
 
 @dataclass
 class Training:
-    """What a fit is going to train, and on what."""
+    """What a fit is going to train, and on what.
+
+    Where it has `trials`, these are trained first, and the best on `valid` says what to
+    `build` for all rows.
+    """
 
     net: SoftRankNet
     dataset: Rows | StreamDataset
     seed: int
+    strength: Strength = MODERATE
+    trials: dict[Strength, tuple[SoftRankNet, Rows]] = field(default_factory=dict)
+    valid: Rows | None = None
+    build: Callable[..., SoftRankNet] | None = None
+
+    def choose(self, errors: Sequence[Exception | None]) -> None:
+        """Build the net for the best trial; those that ended with errors are none."""
+        scores = {}
+        for (strength, (net, _)), error in zip(
+            self.trials.items(), errors, strict=True
+        ):
+            if error is None:
+                result = net.validate(self.valid)
+                scores[strength] = (
+                    round(result["valid_acc"], 9),
+                    -result["valid_loss"],
+                )
+        if scores and self.build is not None:
+            self.strength = max(scores, key=scores.__getitem__)
+            self.net = self.build(strength=self.strength)
+        self.trials.clear()
+
+
+def fit_trainings(
+    trainings: Sequence[Training],
+    stop: StopFlag | None = None,
+    callbacks: Sequence[Any] | None = None,
+) -> list[Exception | None]:
+    """Train the nets of several fits together; return the error of each, or None.
+
+    Parameters
+    ----------
+    trainings : sequence of Training
+        Their nets are trained, those of trials before.
+    stop : StopFlag, default=None
+        Once set, training ends as Ctrl-C ends it.
+    callbacks : sequence, default=None
+        One for the net of each, or None.
+    """
+    trials = [trial for training in trainings for trial in training.trials.values()]
+    if trials:
+        errors = fit_nets([n for n, _ in trials], [d for _, d in trials], stop)
+        if any(net.was_interrupted_ for net, _ in trials):
+            raise KeyboardInterrupt
+        for training in trainings:
+            n_trials = len(training.trials)
+            training.choose(errors[:n_trials])
+            errors = errors[n_trials:]
+    nets = [training.net for training in trainings]
+    callbacks = callbacks or [None] * len(nets)
+    for net, callback in zip(nets, callbacks, strict=True):
+        if callback is not None:
+            net.callbacks_.append(("on_epoch", callback))
+    try:
+        return fit_nets(
+            nets,
+            [training.dataset for training in trainings],
+            stop,
+            together=any(callback is not None for callback in callbacks),
+        )
+    finally:
+        for net, callback in zip(nets, callbacks, strict=True):
+            if callback is not None:
+                net.callbacks_.remove(("on_epoch", callback))
 
 
 def _public_record(record: dict[str, Any]) -> dict[str, Any]:

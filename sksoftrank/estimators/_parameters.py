@@ -81,6 +81,10 @@ class SharedParameters(TypedDict, total=False):
         "auto" is a base rate times the square root of the temperature. The base rate is
         0.05 for "sgd", and for "adam" and "adamw" 0.001, or 0.003 in convolutional
         networks and transformers."""]
+    betas: Annotated[tuple[float, float], (0.9, 0.999), ["array-like"],
+        """tuple of two floats
+        In [0, 1). Decay of the means of gradients and of their squares in "adam" and
+        "adamw"; "sgd" has none."""]
     weight_decay: Annotated[float, 0.0, [NON_NEGATIVE], """float
         Non-negative. L2 penalty on weight matrices; biases, scales, positions and the
         vectors of columns and categories have none. Decoupled from the gradient for
@@ -95,10 +99,14 @@ class SharedParameters(TypedDict, total=False):
     max_grad_norm: Annotated[float | None, None, [POSITIVE, None], """float
         Positive. Longer gradients are scaled down to this Euclidean norm; None leaves
         them as they are."""]
-    max_epochs: Annotated[int, 50, [COUNT], """int
-        Passes over the training rows, at most."""]
-    batch_size: Annotated[int, 128, [COUNT], """int
-        Rows of a training step."""]
+    max_epochs: Annotated[int | str, 50, [COUNT, StrOptions({"auto"})],
+        """int or "auto"
+        Passes over the training rows, at most. "auto" makes about 13.4 times the square
+        root of their number steps."""]
+    batch_size: Annotated[int | str, 128, [COUNT, StrOptions({"auto"})],
+        """int or "auto"
+        Rows of a training step. "auto" is the power of two next to three times the
+        square root of their number, from 32 to 256."""]
     early_stopping: Annotated[bool, False, ["boolean"], """bool
         Whether to hold out rows, stop when the accuracy on them no longer rises, and go
         back to the weights of the best epoch; of equals, the one whose loss at the
@@ -154,6 +162,8 @@ n_features_in_ : int
     Columns seen during fit.
 feature_names_in_ : ndarray of shape (n_features_in_,)
     Names of the columns, where `X` had any.
+auto_params_ : dict
+    Epochs, batch size and dropout of the training, which "auto" may have chosen.
 n_iter_ : int
     Epochs trained.
 temperature_ : float

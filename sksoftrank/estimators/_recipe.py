@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -28,6 +29,7 @@ RESERVED = {
     *("criterion__temperature", "optimizer__lr", "optimizer__weight_decay"),
     *("iterator_train__batch_size", "iterator_train__random_state"),
     *("iterator_train__min_batch_size", "dataset", "predict_nonlinearity"),
+    *("optimizer__betas", "random_state"),
 }
 # What its names begin with.
 RESERVED_PREFIXES = (
@@ -37,11 +39,49 @@ RESERVED_PREFIXES = (
 )
 
 
+@dataclass(frozen=True)
+class Strength:
+    """How long to train, and how strongly to regularise.
+
+    Parameters
+    ----------
+    steps : float
+        Steps of training over the square root of the number of rows.
+    dropout : float
+        In [0, 1).
+    """
+
+    steps: float
+    dropout: float
+
+
+MODERATE = Strength(13.4, 0.2)
+# Long and weak against short and strong: tables of separable classes want the one,
+# tables of noise the other.
+STRENGTHS = (Strength(26.8, 0.2), MODERATE, Strength(6.7, 0.4))
+
+
+def choose_batch_size(n_rows: int) -> int:
+    """Return the rows of a step for so many rows in all."""
+    return int(np.clip(2 ** round(math.log2(3 * math.sqrt(n_rows))), 32, 256))
+
+
 class NetMixin(SharedParametersMixin):
     """How a net follows from the parameters."""
 
     classes_: npt.NDArray[Any]
     _input: InputReader
+
+    def _check_betas(self) -> None:
+        try:
+            are_shares = [0 <= float(beta) < 1 for beta in self.betas] == [True, True]
+        except (TypeError, ValueError):
+            are_shares = False
+        if not are_shares:
+            raise ValueError(
+                f"betas must be two numbers in [0, 1), got {self.betas!r}. Use e.g. "
+                "(0.9, 0.999)."
+            )
 
     def _check_skorch_params(self) -> None:
         """Refuse what is given twice, or would be without effect."""
@@ -155,33 +195,42 @@ class NetMixin(SharedParametersMixin):
         base = self._architecture().base_rates[self.optimizer]
         return base * math.sqrt(as_schedule(self.temperature)(progress))
 
-    def _learning_rate_factors(self) -> list[float]:
+    def _lengths(self, n_rows: int, strength: Strength = MODERATE) -> tuple[int, int]:
+        """Return the number of epochs and the batch size for so many rows."""
+        batch_size: Any = self.batch_size
+        if batch_size == "auto":
+            batch_size = choose_batch_size(n_rows)
+        n_epochs: Any = self.max_epochs
+        if n_epochs == "auto":
+            n_batches = math.ceil(n_rows / batch_size)
+            n_epochs = max(1, round(strength.steps * math.sqrt(n_rows) / n_batches))
+        return n_epochs, batch_size
+
+    def _learning_rate_factors(self, n_epochs: int) -> list[float]:
         """Return each epoch's learning rate over the base rate's.
 
         The rate follows the square root of a scheduled temperature, and half a cosine
         down, at will after a linear rise.
         """
-        epochs = range(self.max_epochs)
+        epochs = range(n_epochs)
         factors = [1.0 for _ in epochs]
         if self.lr_schedule != "constant":
-            factors = [
-                (1 + math.cos(math.pi * e / self.max_epochs)) / 2 for e in epochs
-            ]
+            factors = [(1 + math.cos(math.pi * e / n_epochs)) / 2 for e in epochs]
         if self.lr_schedule == "warmup_cosine":
-            n_rising = math.ceil(self.max_epochs / 10)
+            n_rising = math.ceil(n_epochs / 10)
             factors = [
                 factor * min((e + 1) / (n_rising + 1), 1.0)
                 for e, factor in zip(epochs, factors, strict=True)
             ]
         if self.learning_rate == "auto":
-            values = as_schedule(self.temperature).values(self.max_epochs)
+            values = as_schedule(self.temperature).values(n_epochs)
             factors = [
                 factor * math.sqrt(value / values[0])
                 for factor, value in zip(factors, values, strict=True)
             ]
         return factors
 
-    def _sketch_net(self, n_classes: int, X: Any = None) -> SoftRankNet:
+    def _sketch_net(self, n_classes: int, n_rows: int, X: Any = None) -> SoftRankNet:
         """Return a net that is not to be trained, but asked how it would be.
 
         For as many inputs as `X` has; it may be transformed before.
@@ -189,21 +238,25 @@ class NetMixin(SharedParametersMixin):
         reader = self._architecture().input
         inputs = {"n_features": 1 if X is None else reader.count_columns(X)}
         seeds = dict.fromkeys(("module", "order", "rows"), 0)
-        return self._make_net(inputs, n_classes, seeds)
+        return self._make_net(inputs, n_classes, n_rows, seeds)
 
     def _make_net(
         self,
         inputs: dict[str, Any],
         n_classes: int,
+        n_rows: int,
         seeds: dict[str, int],
         *,
+        strength: Strength = MODERATE,
         valid_dataset: Rows | None = None,
         incremental: bool = False,
+        is_trial: bool = False,
     ) -> SoftRankNet:
         """Return a net for rows as `inputs` tells the module of them."""
         callbacks: list[Any] = []
         rate: Any = self._first_learning_rate(incremental=incremental)
-        factors = [] if incremental else self._learning_rate_factors()
+        n_epochs, batch_size = self._lengths(n_rows, strength)
+        factors = [] if incremental else self._learning_rate_factors(n_epochs)
         if len(set(factors)) > 1:
             rate = [rate * factor for factor in factors]
         if self.max_grad_norm is not None:
@@ -215,11 +268,16 @@ class NetMixin(SharedParametersMixin):
                 patience=self.n_iter_no_change, threshold=self.tol, load_best=True
             )
             callbacks.append(("early_stopping", stopping))
-        callbacks.extend(copy.deepcopy(self.callbacks or []))
+        if not is_trial:  # They are told of one training.
+            callbacks.extend(copy.deepcopy(self.callbacks or []))
 
         architecture = self._architecture()
         module_params = {**inputs, **architecture.module_params}
+        if module_params.get("dropout") == "auto":
+            module_params["dropout"] = strength.dropout
         optimizer, optimizer_params = OPTIMIZERS[self.optimizer]
+        if self.optimizer != "sgd":
+            optimizer_params = {**optimizer_params, "betas": tuple(self.betas)}
         net_params = {
             "optimizer": optimizer,
             **{f"optimizer__{name}": v for name, v in optimizer_params.items()},
@@ -230,7 +288,7 @@ class NetMixin(SharedParametersMixin):
             net_params = {}
         if _takes_weight_decay(given.get("optimizer", optimizer)):
             net_params["optimizer__weight_decay"] = self.weight_decay
-        if not self.verbose:  # It would format its table all the same.
+        if is_trial or not self.verbose:  # It would format its table all the same.
             net_params["callbacks__print_log"] = None
         temperature = self._last_temperature() if incremental else self.temperature
         return SoftRankNet(
@@ -240,15 +298,15 @@ class NetMixin(SharedParametersMixin):
             module__random_state=seeds["module"],
             temperature=temperature,
             lr=rate,
-            max_epochs=1 if incremental else self.max_epochs,
-            batch_size=self.batch_size,
+            max_epochs=1 if incremental else n_epochs,
+            batch_size=batch_size,
             criterion__label_smoothing=self.label_smoothing,
             train_split=None
             if valid_dataset is None
             else predefined_split(valid_dataset),
             callbacks=callbacks,
             classes=np.arange(n_classes),
-            verbose=int(self.verbose),
+            verbose=0 if is_trial else int(self.verbose),
             device=str(self._resolve_device()),
             precision=self.precision,
             compile=self.compile,

@@ -8,9 +8,13 @@ from typing import Any
 
 from skorch.callbacks import Callback
 
-from sksoftrank.estimators._base import BaseSoftRankClassifier, Training
+from sksoftrank.estimators._base import (
+    BaseSoftRankClassifier,
+    Training,
+    fit_trainings,
+)
 from sksoftrank.modules._layers import torch_defaults
-from sksoftrank.training import StopFlag, fit_nets
+from sksoftrank.training import StopFlag
 
 
 @dataclass
@@ -84,25 +88,15 @@ def fit_stacked(
             prepared.append((fit, training))
         except Exception as error:
             fit.error = error
-    followers = [_Follow(fit) for fit, _ in prepared]
-    nets = [training.net for _, training in prepared]
-    for net, follower in zip(nets, followers, strict=True):
-        if follower.fit.on_epoch is not None:
-            net.callbacks_.append(("on_epoch", follower))
-    errors = fit_nets(
-        nets,
-        [training.dataset for _, training in prepared],
-        stop,
-        together=any(fit.on_epoch is not None for fit, _ in prepared),
-    )
-    if any(net.was_interrupted_ for net in nets):
+    followers = [_Follow(fit) if fit.on_epoch else None for fit, _ in prepared]
+    trainings = [training for _, training in prepared]
+    errors = fit_trainings(trainings, stop, followers)
+    if any(training.net.was_interrupted_ for training in trainings):
         raise KeyboardInterrupt
     for (fit, training), follower, fit.error in zip(
         prepared, followers, errors, strict=True
     ):
-        if fit.on_epoch is not None:
-            training.net.callbacks_.remove(("on_epoch", follower))
-        if fit.error is None and not follower.is_stopped:
+        if fit.error is None and not (follower and follower.is_stopped):
             try:
                 fit.estimator._complete(training, compress=compress)
             except Exception as error:

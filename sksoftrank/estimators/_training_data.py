@@ -75,11 +75,16 @@ def check_class_weight(class_weight: ClassWeight) -> None:
             )
 
 
+def count_rows(dataset: Rows | StreamDataset) -> int:
+    """Return how many rows a pass over a dataset gives."""
+    return dataset.n_rows if isinstance(dataset, StreamDataset) else len(dataset)
+
+
 def check_batches(
     dataset: Rows | StreamDataset, batch_size: int, min_batch_size: int
 ) -> None:
     """Refuse batches that a module can't train on."""
-    n_rows = dataset.n_rows if isinstance(dataset, StreamDataset) else len(dataset)
+    n_rows = count_rows(dataset)
     if min(batch_size, n_rows) < min_batch_size:
         raise ValueError(
             f"batch_size={batch_size} and {n_rows} rows of X (to train on, "

@@ -87,7 +87,7 @@ def plan_stacks(
             try:
                 last._validate_params()
                 # To see whether, not how large: X may be transformed before.
-                net = last._sketch_net(n_classes)
+                net = last._sketch_net(n_classes, len(own[0].train))
                 reason = unsupported_reason(net)
             except (ValueError, TypeError):  # Its fit will say so.
                 reason = "invalid parameters"
@@ -98,7 +98,10 @@ def plan_stacks(
             key = stack_key(net)
             stackable.setdefault(key, []).extend(own)
             lasts[key] = last
-    nets = {key: last._sketch_net(n_classes, X) for key, last in lasts.items()}
+    nets = {
+        key: last._sketch_net(n_classes, len(stackable[key][0].train), X)
+        for key, last in lasts.items()
+    }
     if not plan.unsupported:
         plan.n_jobs = _choose_n_jobs(
             n_jobs,

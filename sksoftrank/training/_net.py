@@ -227,10 +227,10 @@ class SoftRankNet(NeuralNetClassifier):
         params.setdefault("batch_size", self.batch_size)
         if params["batch_size"] == -1:
             params["batch_size"] = len(dataset)
-        if training:
-            params.setdefault(
-                "min_batch_size", min(self.min_batch_size, params["batch_size"])
-            )
+        if training and self.min_batch_size > 1:
+            # A variance of few rows is a poor one.
+            least = max(self.min_batch_size, params["batch_size"] // 4)
+            params.setdefault("min_batch_size", min(least, params["batch_size"]))
         return make_batches(dataset, device=self.device, **params)
 
     @property
@@ -538,6 +538,25 @@ class SoftRankNet(NeuralNetClassifier):
         except KeyboardInterrupt:
             return True  # How skorch's callbacks stop a training.
         return False
+
+    def validate(self, dataset: Any) -> dict[str, float]:
+        """Return the loss and the weighted accuracy on a dataset.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            Rows and class codes.
+
+        Returns
+        -------
+        dict
+            "valid_loss" at the criterion's temperature, and "valid_acc".
+        """
+        return validate(
+            *(self.module_, self.get_iterator(dataset), self.criterion_),
+            device=self.device,
+            precision=self.precision,
+        )
 
     def _validate(self, member: Member) -> dict[str, float]:
         # At one temperature: losses of different ones do not compare.

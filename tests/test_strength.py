@@ -1,0 +1,186 @@
+"""What "auto" stands for: lengths by the number of rows, strength by rows held out."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_classification
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
+
+from sksoftrank import SoftRankMLPClassifier, SoftRankNet, StackedGridSearchCV
+from sksoftrank.estimators._recipe import STRENGTHS, choose_batch_size
+from sksoftrank.training import fit_nets
+
+AUTO = {"max_epochs": "auto", "batch_size": "auto", "dropout": "auto"}
+
+
+def make(**params):
+    small = {"hidden_layer_sizes": (8,), "temperature": 1.0, "random_state": 0}
+    return SoftRankMLPClassifier(**{**small, **AUTO, **params})
+
+
+@pytest.fixture(scope="module")
+def data():
+    X, y = make_classification(240, 6, flip_y=0.2, random_state=0)
+    return X.astype(np.float32), y
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "batch_size"), [(10, 32), (114, 32), (2_000, 128), (10**6, 256)]
+)
+def test_batches_are_powers_of_two(n_rows, batch_size):
+    assert choose_batch_size(n_rows) == batch_size
+
+
+@pytest.mark.parametrize("n_rows", [50, 500, 2_000, 300_000])
+def test_steps_follow_the_square_root_of_the_rows(n_rows):
+    n_epochs, batch_size = make()._lengths(n_rows)
+    n_steps = n_epochs * np.ceil(n_rows / batch_size)
+    # To half an epoch.
+    assert abs(n_steps - 13.4 * np.sqrt(n_rows)) <= np.ceil(n_rows / batch_size) / 2
+    assert make(max_epochs=7, batch_size=5)._lengths(n_rows) == (7, 5)
+
+
+def spy(monkeypatch):
+    """Return what comes to be trained, as lists of (epochs, dropout, rows)."""
+    calls = []
+
+    def note(nets, datasets, *args, **kwargs):
+        calls.append(
+            [
+                (net.max_epochs, net.module__dropout, len(dataset))
+                for net, dataset in zip(nets, datasets, strict=True)
+            ]
+        )
+        return fit_nets(nets, datasets, *args, **kwargs)
+
+    monkeypatch.setattr("sksoftrank.estimators._base.fit_nets", note)
+    return calls
+
+
+def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
+    X, y = data
+    calls = spy(monkeypatch)
+    scores = iter([(0.7, 0.5), (0.9, 0.6), (0.9, 0.4)])
+
+    def validate(net, dataset):
+        assert len(dataset) == 48
+        accuracy, loss = next(scores)
+        return {"valid_acc": accuracy, "valid_loss": loss}
+
+    monkeypatch.setattr(SoftRankNet, "validate", validate)
+    clf = make().fit(X, y)
+    trials, (last,) = calls
+    assert [(dropout, n) for _, dropout, n in trials] == [
+        (strength.dropout, 192) for strength in STRENGTHS
+    ]
+    longest, _, shortest = (n_epochs for n_epochs, _, _ in trials)
+    assert longest > 3 * shortest
+    # Of two as accurate the one with the lower loss.
+    n_epochs, batch_size = clf._lengths(240, STRENGTHS[2])
+    assert last == (n_epochs, 0.4, 240)
+    assert clf.auto_params_ == {
+        "max_epochs": n_epochs,
+        "batch_size": batch_size,
+        "dropout": 0.4,
+    }
+    plain = make(max_epochs=n_epochs, dropout=0.4).fit(X, y)
+    np.testing.assert_array_equal(plain.predict_proba(X), clf.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("params", "dropout"),
+    [
+        ({"dropout": 0.1}, 0.1),
+        ({"max_epochs": 3}, 0.2),
+        ({"early_stopping": True}, 0.2),
+    ],
+)
+def test_a_value_that_is_given_makes_it_a_plain_fit(data, monkeypatch, params, dropout):
+    calls = spy(monkeypatch)
+    clf = make(**params).fit(*data)
+    assert len(calls) == len(calls[0]) == 1
+    assert clf.auto_params_["dropout"] == dropout
+
+
+def test_few_rows_are_not_held_out(data, monkeypatch):
+    X, y = data
+    calls = spy(monkeypatch)
+    make().fit(X[:60], y[:60])
+    assert len(calls) == 1
+
+
+def test_what_goes_on_keeps_the_strength(data, monkeypatch):
+    X, y = data
+    clf = make(warm_start=True).fit(X, y)
+    chosen = clf.auto_params_
+    calls = spy(monkeypatch)
+    clf.fit(X, y)
+    assert clf.auto_params_ == chosen
+    assert len(calls) == 1
+    steps = make().partial_fit(X, y, classes=[0, 1])
+    assert steps.n_iter_ == 1
+    assert steps.net_.module__dropout == 0.2
+
+
+def test_callbacks_see_one_training(data):
+    class Count(Callback):
+        n_trainings, n_epochs = 0, 0
+
+        def on_train_begin(self, net, **kwargs):
+            self.n_trainings += 1
+
+        def on_epoch_end(self, net, **kwargs):
+            self.n_epochs += 1
+
+    clf = make(callbacks=[("count", Count())]).fit(*data)
+    count = dict(clf.net_.callbacks_)["count"]
+    assert count.n_trainings == 1
+    assert count.n_epochs == clf.n_iter_ == clf.auto_params_["max_epochs"]
+
+
+def test_an_interruption_of_the_trials_leaves_the_estimator_as_it_was(
+    data, monkeypatch
+):
+    X, y = data
+    clf = make(max_epochs=2).fit(X, y)
+    before = clf.predict_proba(X)
+
+    def interrupt(steps):
+        for member in steps.members:
+            member.is_interrupted = True
+
+    monkeypatch.setattr("sksoftrank.training._grouping.train", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        clf.set_params(max_epochs="auto").fit(X, y)
+    np.testing.assert_array_equal(clf.predict_proba(X), before)
+
+
+def test_a_search_chooses_for_each_candidate_as_its_own_fit_would(data):
+    X, y = data
+    grid = {"temperature": [1.0, 10.0], "batch_size": ["auto", 16]}
+    options = {"cv": 2, "error_score": "raise"}
+    plain = GridSearchCV(make(), grid, **options).fit(X, y)
+    stacked = StackedGridSearchCV(make(), grid, **options).fit(X, y)
+    assert stacked.fallback_reason_ is None
+    np.testing.assert_array_equal(
+        plain.cv_results_["mean_test_score"], stacked.cv_results_["mean_test_score"]
+    )
+    assert plain.best_estimator_.auto_params_ == stacked.best_estimator_.auto_params_
+
+
+@pytest.mark.parametrize(
+    "betas", [0.9, (0.9,), (0.9, 1.0), (-0.1, 0.9), "ab", (0, 0, 0)]
+)
+def test_bad_betas(data, betas):
+    with pytest.raises(ValueError, match=r"betas must|The 'betas' parameter"):
+        make(betas=betas).fit(*data)
+
+
+def test_betas_reach_the_steps(data):
+    plain, other = (
+        clone(make(max_epochs=3, dropout=0.0)).set_params(betas=betas).fit(*data)
+        for betas in ((0.9, 0.999), (0.5, 0.9))
+    )
+    assert not np.array_equal(
+        plain.predict_proba(data[0]), other.predict_proba(data[0])
+    )
