@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from _plain import PLAIN
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import make_classification
@@ -30,6 +31,7 @@ from sksoftrank import (
 from sksoftrank.losses import LinearTemperature
 
 FAST = {
+    **PLAIN,
     "hidden_layer_sizes": (16, 8),
     "max_epochs": 5,
     "batch_size": 32,
@@ -166,7 +168,9 @@ def test_one_member_is_that_member(blobs):
 def test_more_accurate_than_its_members_on_noisy_digits(digits):
     X, X_test, y, y_test = digits
     ensemble = SoftRankEnsembleClassifier(
-        SoftRankMLPClassifier(32, max_epochs=30, learning_rate=0.01),
+        SoftRankMLPClassifier(
+            **{**PLAIN, "hidden_layer_sizes": 32, "max_epochs": 30},
+        ).set_params(learning_rate=0.01),
         n_estimators=8,
         random_state=0,
     ).fit(X, y)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _plain import PLAIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
@@ -30,7 +31,13 @@ from sksoftrank.losses import ExponentialTemperature, LinearTemperature
 from sksoftrank.rank import effective_rank
 from sksoftrank.training._stopping import BestEpoch
 
-FAST = {"hidden_layer_sizes": (16, 8), "max_epochs": 5, "batch_size": 32}
+FAST = {
+    **PLAIN,
+    "learning_rate": "auto",
+    "hidden_layer_sizes": (16, 8),
+    "max_epochs": 5,
+    "batch_size": 32,
+}
 
 
 def make(**params):
@@ -58,12 +65,15 @@ def weights(clf):
 )
 def test_training_equals_a_loop_in_plain_torch(blobs, params):
     X, y = blobs
+    # Without kinks, where a rounding would decide.
+    params = {"activation": "tanh", **params}
     clf = make(**params).fit(X, y)
 
     # The same initial weights and order of rows, taken from the seeds alone.
     initial = make(**params)
     seeds = initial._draw_seeds()
-    net = initial._make_net({"n_features": X.shape[1]}, len(clf.classes_), seeds)
+    inputs = {"n_features": X.shape[1]}
+    net = initial._make_net(inputs, len(clf.classes_), len(X), seeds)
     module = net.initialize().module_
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     tensors = [
@@ -73,7 +83,7 @@ def test_training_equals_a_loop_in_plain_torch(blobs, params):
 
     temperature = params.get("temperature", 1.0)
     schedule = temperature if callable(temperature) else lambda progress: temperature
-    base = {"sgd": 0.05}.get(params.get("optimizer"), 1e-3)
+    base, power = {"sgd": (0.05, 0.5)}.get(params.get("optimizer"), (0.01, 0.0))
     groups = [
         {"params": tensors[::2], "weight_decay": params.get("weight_decay", 0.0)},
         {"params": tensors[1::2], "weight_decay": 0.0},
@@ -83,11 +93,10 @@ def test_training_equals_a_loop_in_plain_torch(blobs, params):
         "adamw": lambda: torch.optim.AdamW(groups),
         "sgd": lambda: torch.optim.SGD(tensors, momentum=0.9, nesterov=True),
     }[params.get("optimizer", "adam")]()
-    activation = {"tanh": torch.tanh}.get(params.get("activation"), torch.relu)
     x, target = torch.tensor(X, dtype=torch.float32), torch.tensor(y)
     for epoch in range(5):
         t = schedule(epoch / 4)
-        rate = params.get("learning_rate", base * t**0.5)
+        rate = params.get("learning_rate", base * t**power)
         if params.get("lr_schedule") != "constant":
             rate *= (1 + np.cos(np.pi * epoch / 5)) / 2
         for group in optimizer.param_groups:
@@ -96,7 +105,7 @@ def test_training_equals_a_loop_in_plain_torch(blobs, params):
         for i in range(0, len(x), 32):
             rows = order[i : i + 32]
             w1, b1, w2, b2, w3, b3 = tensors
-            z = activation(activation(x[rows] @ w1.T + b1) @ w2.T + b2)
+            z = torch.tanh(torch.tanh(x[rows] @ w1.T + b1) @ w2.T + b2)
             log_p = torch.log_softmax((z @ w3.T + b3) / t, dim=1)
             loss = -log_p[range(len(rows)), target[rows]].mean()
             optimizer.zero_grad()
@@ -143,15 +152,15 @@ def test_basis_is_that_of_a_principal_component_analysis(digits):
 
 def test_high_temperature_gives_low_rank(digits):
     X, X_test, y, y_test = digits
-    ranks, sizes = [], []
+    ranks = []
     for temperature in (0.3, 1.0, 10.0, 100.0):
-        clf = SoftRankMLPClassifier(temperature=temperature, random_state=0).fit(X, y)
+        clf = SoftRankMLPClassifier(
+            (128, 128), temperature=temperature, max_epochs=15, random_state=0
+        ).fit(X, y)
         assert clf.score(X_test, y_test) > 0.94
         ranks.append(effective_rank(clf.embed(X_test), center=True))
-        sizes.append(clf.n_components_)
     assert ranks == sorted(ranks, reverse=True)
     assert ranks[-1] < 0.6 * ranks[1]
-    assert sizes[-1] < sizes[1] < sizes[0]
 
 
 def test_auto_size_is_the_smallest_expected_to_keep_accuracy(digits):
@@ -487,20 +496,23 @@ def test_balanced_class_weight():
 # -- Training options ------------------------------------------------------------------
 
 
-def test_learning_rate_follows_the_square_root_of_the_temperature(blobs):
+def test_learning_rate_follows_a_power_of_the_temperature(blobs):
     X, y = blobs
-    for optimizer, base in (("adam", 1e-3), ("adamw", 1e-3), ("sgd", 0.05)):
-        clf = make(optimizer=optimizer, temperature=9.0, lr_schedule="constant")
-        clf.fit(X, y)
-        rates = clf.net_.optimizer_.param_groups[0]["lr"]
-        assert rates == pytest.approx(3 * base)
-    clf = make(temperature=LinearTemperature(1.0, 9.0), lr_schedule="constant")
-    rates = [record["lr"] for record in clf.fit(X, y).history_]
-    np.testing.assert_allclose(rates, 1e-3 * np.sqrt([1.0, 3.0, 5.0, 7.0, 9.0]))
-    assert clf.temperature_ == 9.0
+    constant = {"lr_schedule": "constant"}
+    for optimizer, rate in (("adam", 0.01), ("adamw", 0.01), ("sgd", 0.15)):
+        clf = make(optimizer=optimizer, temperature=9.0, **constant).fit(X, y)
+        assert clf.net_.optimizer_.param_groups[0]["lr"] == pytest.approx(rate)
+    schedule = LinearTemperature(1.0, 9.0)
+    for optimizer, rates in (
+        ("adam", [0.01] * 5),
+        ("sgd", 0.05 * np.sqrt([1.0, 3.0, 5.0, 7.0, 9.0])),
+    ):
+        clf = make(optimizer=optimizer, temperature=schedule, **constant).fit(X, y)
+        np.testing.assert_allclose([r["lr"] for r in clf.history_], rates)
+        assert clf.temperature_ == 9.0
     cosine = [record["lr"] for record in make().fit(X, y).history_]
     np.testing.assert_allclose(
-        cosine, 1e-3 * (1 + np.cos(np.pi * np.arange(5) / 5)) / 2
+        cosine, 0.01 * (1 + np.cos(np.pi * np.arange(5) / 5)) / 2
     )
 
 
@@ -656,7 +668,8 @@ def test_callbacks_are_copied_and_net_params_reach_the_net(blobs):
     assert callback.epochs == 0
     assert dict(clf.net_.callbacks_)["count"].epochs == 5
     assert clf.net_.iterator_valid__batch_size == 7
-    rms = make(net_params={"optimizer": torch.optim.RMSprop}).fit(*blobs)
+    own = {"net_params": {"optimizer": torch.optim.RMSprop}}
+    rms = make(optimizer="adamw", **own).fit(*blobs)
     assert isinstance(rms.net_.optimizer_, torch.optim.RMSprop)
 
 
@@ -697,6 +710,7 @@ def test_weight_decay_reaches_an_optimizer_of_net_params(blobs):
                 make(
                     weight_decay=weight_decay,
                     learning_rate=0.05,
+                    optimizer="adamw",
                     net_params={"optimizer": torch.optim.SGD},
                 ).fit(*blobs)
             )
@@ -715,10 +729,14 @@ def test_weight_decay_reaches_an_optimizer_of_net_params(blobs):
         ({"net_params": {"module__activation": "tanh"}}, "module__activation"),
         (
             {"optimizer": "sgd", "net_params": {"optimizer": torch.optim.RMSprop}},
-            "optimizer must stay 'adam' where net_params names one, got 'sgd'",
+            "optimizer must stay 'adamw' where net_params names one, got 'sgd'",
         ),
         (
-            {"weight_decay": 1.0, "net_params": {"optimizer": torch.optim.Rprop}},
+            {
+                "optimizer": "adamw",
+                "weight_decay": 1.0,
+                "net_params": {"optimizer": torch.optim.Rprop},
+            },
             "weight_decay must be 0 for the optimizer .*Rprop.*Set weight_decay=0",
         ),
         (

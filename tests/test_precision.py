@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from _plain import PLAIN
 from skorch.callbacks import Callback
 
 from sksoftrank import SoftRankCNNClassifier, SoftRankMLPClassifier, SoftRankNet
@@ -15,7 +16,7 @@ from sksoftrank.modules import MLP
 from sksoftrank.training import _grouping, _precision
 from sksoftrank.training._precision import autocast, matmul_precision
 
-FAST = {"hidden_layer_sizes": (16, 8), "max_epochs": 4, "batch_size": 16}
+FAST = {**PLAIN, "hidden_layer_sizes": (16, 8), "max_epochs": 4, "batch_size": 16}
 NET = {
     "module__n_features": 6,
     "module__n_classes": 3,

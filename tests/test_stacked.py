@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from _plain import PLAIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skorch.callbacks import Callback
@@ -483,9 +484,9 @@ def test_the_estimator_fits_alike_with_and_without_skorch(digits, params, weight
     X, X_test, y, _ = digits
     sample_weight = 1.0 + np.arange(len(y)) % 3 if weighted else None
     fast = {"max_epochs": 5, "batch_size": 64, "random_state": 0, "activation": "tanh"}
-    params = {**fast, **params}
-    engine = SoftRankMLPClassifier((16, 8), **params)
-    skorch = SoftRankMLPClassifier((16, 8), **params, callbacks=[Nothing()])
+    params = {**PLAIN, **fast, "hidden_layer_sizes": (16, 8), **params}
+    engine = SoftRankMLPClassifier(**params)
+    skorch = SoftRankMLPClassifier(**params, callbacks=[Nothing()])
     engine.fit(X, y, sample_weight)
     skorch.fit(X, y, sample_weight)
     assert unsupported_reason(engine.net_) is None

@@ -27,8 +27,9 @@ class Architecture:
         How its rows are read, not yet fitted.
     embedding_width : int or None
         Width of the embedding; None where only the network tells.
-    base_rates : mapping of str to float, default=BASE_RATES
-        Learning rate of each optimizer at temperature 1.
+    base_rates : mapping of str to (float, float), default=BASE_RATES
+        Learning rate of each optimizer at temperature 1, and the power of the
+        temperature that multiplies it.
     inference_rows : int, default=256
         Rows of a forward pass: its activations stay in the cache.
     draws_globally : bool, default=False
@@ -40,6 +41,8 @@ class Architecture:
     input_params: tuple[str, ...]
     input: InputReader
     embedding_width: int | None
-    base_rates: Mapping[str, float] = field(default_factory=lambda: BASE_RATES)
+    base_rates: Mapping[str, tuple[float, float]] = field(
+        default_factory=lambda: BASE_RATES
+    )
     inference_rows: int = 256
     draws_globally: bool = False

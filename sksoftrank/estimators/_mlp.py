@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -12,7 +12,7 @@ from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._categories import OneHotCategories
 from sksoftrank.estimators._input import CATEGORY_CONSTRAINTS, InputReader
-from sksoftrank.estimators._parameters import SharedParameters
+from sksoftrank.estimators._parameters import MLP_RATES, SharedParameters
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import ACTIVATIONS
 from sksoftrank.modules._mlp import NORMALIZATIONS
@@ -33,18 +33,18 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
 
     Parameters
     ----------
-    hidden_layer_sizes : int or sequence of int, default=(128, 128)
+    hidden_layer_sizes : int or sequence of int, default=(256, 256, 256)
         Width of each hidden layer; the last is the width of the embedding.
     activation : {"identity", "relu", "gelu", "silu", "tanh"}, default="relu"
         Nonlinearity of the hidden layers.
-    dropout : float or "auto", default=0.0
+    dropout : float or "auto", default="auto"
         In [0, 1). Probability that a hidden unit is zeroed in a training step. "auto"
         is 0.2. With ``max_epochs="auto"`` beside it, `fit` holds out a fifth of the
         rows, trains for long, moderately and shortly with 0.2, 0.2 and 0.4, and takes
         for the training on all rows what is most accurate on those held out.
-    normalization : {None, "batch", "layer"}, default=None
+    normalization : {None, "batch", "layer"}, default="batch"
         Normalisation before each activation. Weakens the temperature's effect.
-    input_scale : bool, default=False
+    input_scale : bool, default=True
         Whether each input feature has a learned factor, trained at six times the rate,
         so that the network can weigh features.
     init_scale : float, default=1.0
@@ -101,14 +101,24 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         "init_scale": [Interval(Real, 0, None, closed="neither")],
     }
 
+    _shared_defaults: ClassVar[SharedParameters] = {
+        "temperature": 30.0,
+        "optimizer": "adamw",
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.1,
+        "label_smoothing": 0.1,
+        "max_epochs": "auto",
+        "batch_size": "auto",
+    }
+
     def __init__(
         self,
-        hidden_layer_sizes: int | Sequence[int] = (128, 128),
+        hidden_layer_sizes: int | Sequence[int] = (256, 256, 256),
         *,
         activation: str = "relu",
-        dropout: float | str = 0.0,
-        normalization: str | None = None,
-        input_scale: bool = False,
+        dropout: float | str = "auto",
+        normalization: str | None = "batch",
+        input_scale: bool = True,
         init_scale: float = 1.0,
         categorical_features: Any = "from_dtype",
         handle_unknown: str = "infrequent_if_exist",
@@ -157,5 +167,6 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
                 handle_unknown=self.handle_unknown,
             ),
             embedding_width=widths[-1],
+            base_rates=MLP_RATES,
             inference_rows=INFERENCE_ROWS,
         )

@@ -192,8 +192,8 @@ class NetMixin(SharedParametersMixin):
         if self.learning_rate != "auto":
             return float(self.learning_rate)
         progress = 1.0 if incremental else 0.0
-        base = self._architecture().base_rates[self.optimizer]
-        return base * math.sqrt(as_schedule(self.temperature)(progress))
+        base, power = self._architecture().base_rates[self.optimizer]
+        return base * float(as_schedule(self.temperature)(progress)) ** power
 
     def _lengths(self, n_rows: int, strength: Strength = MODERATE) -> tuple[int, int]:
         """Return the number of epochs and the batch size for so many rows."""
@@ -209,8 +209,8 @@ class NetMixin(SharedParametersMixin):
     def _learning_rate_factors(self, n_epochs: int) -> list[float]:
         """Return each epoch's learning rate over the base rate's.
 
-        The rate follows the square root of a scheduled temperature, and half a cosine
-        down, at will after a linear rise.
+        The rate follows a power of a scheduled temperature, and half a cosine down, at
+        will after a linear rise.
         """
         epochs = range(n_epochs)
         factors = [1.0 for _ in epochs]
@@ -224,8 +224,9 @@ class NetMixin(SharedParametersMixin):
             ]
         if self.learning_rate == "auto":
             values = as_schedule(self.temperature).values(n_epochs)
+            _, power = self._architecture().base_rates[self.optimizer]
             factors = [
-                factor * math.sqrt(value / values[0])
+                factor * (value / values[0]) ** power
                 for factor, value in zip(factors, values, strict=True)
             ]
         return factors

@@ -202,7 +202,8 @@ class _Network:
     @property
     def base_rate(self) -> float:
         """Learning rate that "auto" stands for at temperature 1."""
-        return self.classifier._architecture().base_rates[self.classifier.optimizer]
+        rates = self.classifier._architecture().base_rates
+        return rates[self.classifier.optimizer][0]
 
 
 def _network(estimator: Any) -> _Network | None:
