@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from skorch.callbacks import Callback
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import sksoftrank
 
 ROOT = Path(__file__).resolve().parent
-RESULTS = ROOT / "results"
+RESULTS = Path(os.environ.get("SKSOFTRANK_RESULTS", ROOT / "results"))
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -50,14 +51,15 @@ def interleaved(
     repeats: int,
     pause: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
+    warm_up: bool = True,
 ) -> dict[str, list[float]]:
-    """Time each task `repeats` times in turn, after one untimed turn; seconds.
+    """Time each task `repeats` times in turn, first a turn untimed; seconds.
 
     Where tasks are short and of libraries with threads of their own, a pause before
     each lets those of the one before stop waiting for more work.
     """
     times: dict[str, list[float]] = {name: [] for name in tasks}
-    for turn in range(repeats + 1):
+    for turn in range(0 if warm_up else 1, repeats + 1):
         # Every other turn backwards: no task always follows the same one.
         for name in list(tasks)[:: 1 if turn % 2 else -1]:
             time.sleep(pause)
@@ -85,6 +87,13 @@ def mean_interval(values: Any) -> tuple[float, float]:
         return float(values.mean()), float("nan")
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return float(values.mean()), float(half)
+
+
+class ByBatches(Callback):
+    """Asks for autograd and skorch's own epochs, as it acts on batches."""
+
+    def on_batch_begin(self, net: Any, **_: Any) -> None:
+        """Do nothing."""
 
 
 def hold_threads(n_threads: int) -> None:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sksoftrank import SoftRankCNNClassifier, SoftRankTransformerClassifier
 from sksoftrank.datasets import load_cifar10
+from sksoftrank.estimators._recipe import OPTIMIZERS
 
 ESTIMATORS = {"cnn": SoftRankCNNClassifier, "vit": SoftRankTransformerClassifier}
 
@@ -40,7 +41,7 @@ def recipe(clf, X):
     clf.input_shape_, clf._encoder = X.shape[1:], None
     clf.n_features_in_ = int(np.prod(X.shape[1:]))
     module, params = clf._module_recipe(clf.n_features_in_)
-    optimizer, options = clf._optimizer()
+    optimizer, options = OPTIMIZERS[clf.optimizer]
     options = {**options, "weight_decay": clf.weight_decay}
     network = module(n_classes=10, random_state=clf.random_state, **params)
     return network, optimizer, options, clf._learning_rate_factors()
