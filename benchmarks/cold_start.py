@@ -4,7 +4,7 @@ A first fit of the digits with SoftRankMLPClassifier's defaults against MLPClass
 with the same layers, batch size and epochs (its own early stopping is off), alone and
 in a process that imports torch too: of one epoch, which is imports and little more, and
 of our 50. Then a search of 16 temperatures x 5 folds on 1,000 rows with n_jobs=2, whose
-worker processes are to be started, against n_jobs=1.
+worker processes are to be started, against n_jobs=1. All hold to one thread.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def measure(codes: dict[str, str], args) -> dict[str, list[float]]:
 
 def main() -> None:
     p = parser(__doc__.splitlines()[0])
-    p.add_argument("--repeats", type=int, default=5)
+    p.set_defaults(threads=1)
+    p.add_argument("--repeats", type=int, default=3)
     p.add_argument("--small", action="store_true", help="seconds; figures mean nothing")
     args = p.parse_args()
     if args.small:

@@ -47,3 +47,10 @@ def test_a_small_run_fills_in_every_figure(name, parts, tmp_path):
     wrong = {k: v for k, v in figures.items() if not (math.isfinite(v) and v > 0)}
     assert len(figures) > len(parts)
     assert wrong == {}
+
+
+def test_every_benchmark_finds_what_it_imports():
+    names = sorted(file.stem for file in BENCHMARKS.glob("[a-z]*.py"))
+    code = "import importlib, sys\nfor n in sys.argv[1:]: importlib.import_module(n)"
+    env = os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent}{os.pathsep}{BENCHMARKS}"}
+    subprocess.run([sys.executable, "-c", code, *names], env=env, check=True)
