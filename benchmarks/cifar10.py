@@ -40,10 +40,11 @@ def recipe(clf, X):
     architecture = clf._architecture()
     architecture.input.fit(clf, X[:10], np.arange(10))
     inputs = architecture.input.describe(architecture.input_params)
-    net = clf._make_net(inputs, 10, clf._draw_seeds()).initialize()
+    net = clf._make_net(inputs, 10, len(X), clf._draw_seeds()).initialize()
     options = net.get_params_for("optimizer")
     del options["fused"]
-    return net.module_, net.optimizer, options, clf._learning_rate_factors()
+    factors = clf._learning_rate_factors(net.max_epochs)
+    return net.module_, net.optimizer, options, factors
 
 
 def train_loop(clf, X, y, device):

@@ -14,12 +14,12 @@ import itertools
 
 import numpy as np
 import torch
-from _common import mean_interval, parser, write
+from _common import mean_interval, parser, plain_mlp, write
 from joblib import Parallel, delayed
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from sksoftrank import OODDetector, SoftRankCNNClassifier, SoftRankMLPClassifier
+from sksoftrank import OODDetector, SoftRankCNNClassifier
 from sksoftrank.datasets import load_cifar10
 from sksoftrank.ood import detection_report
 
@@ -34,9 +34,7 @@ N_KNOWN = {"digits": 7, "cifar10": 6}
 
 def make(name, temperature, seed):
     if name == "digits":
-        return SoftRankMLPClassifier(
-            temperature=temperature, device="cpu", random_state=seed
-        )
+        return plain_mlp(temperature=temperature, device="cpu", random_state=seed)
     return SoftRankCNNClassifier(
         (16, 32, 64),
         augmentation=("flip", "shift"),

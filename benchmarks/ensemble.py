@@ -12,11 +12,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _common import find_data, interleaved, mean_interval, parser, ratios, write
+from _common import (
+    find_data,
+    interleaved,
+    mean_interval,
+    parser,
+    plain_mlp,
+    ratios,
+    write,
+)
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from sksoftrank import SoftRankEnsembleClassifier, SoftRankMLPClassifier
+from sksoftrank import SoftRankEnsembleClassifier
 from sksoftrank.datasets import load_digits_shift
 
 TEMPERATURES = (1.0, 30.0)
@@ -51,9 +59,9 @@ def digits() -> tuple[Rows, dict[str, Rows]]:
 
 
 def make(seed: int, temperature: float) -> tuple[Any, Any]:
-    single = SoftRankMLPClassifier(temperature=temperature, random_state=seed)
+    single = plain_mlp(temperature=temperature, random_state=seed)
     ensemble = SoftRankEnsembleClassifier(
-        SoftRankMLPClassifier(temperature=temperature),
+        plain_mlp(temperature=temperature),
         N_MEMBERS,
         n_jobs=2,
         random_state=seed,

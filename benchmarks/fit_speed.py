@@ -2,23 +2,30 @@
 
 All train the same network for the same epochs at the same batch size, learning rate
 and threads, from the same float32 array. Ours does more: it checks its input, and finds
-the basis of the embedding.
+the basis of the embedding. With `--busy` the loop and ours are timed beside processes
+that keep all cores but one busy, and without them, in turn.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from _common import hold_threads, interleaved, kernels, parser, ratios, write
+from _common import hold_threads, interleaved, kernels, parser, plain_mlp, ratios, write
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from skorch import NeuralNetClassifier
 from torch import nn
 from torch.nn import functional as F
-
-from sksoftrank import SoftRankMLPClassifier
 
 CASES = (  # rows, columns, classes, hidden layers, epochs
     (10_000, 16, 26, (32, 32), 10),
@@ -26,6 +33,7 @@ CASES = (  # rows, columns, classes, hidden layers, epochs
     (20_000, 64, 26, (256, 256), 4),
     (20_000, 64, 26, (512, 512), 2),
 )
+BUSY_CASES = (CASES[1], CASES[3])
 BATCH, LR, TEMPERATURE = 128, 1e-3, 2.0
 
 
@@ -36,13 +44,13 @@ def network(n_features: int, n_classes: int, hidden: tuple[int, ...]) -> nn.Sequ
     return nn.Sequential(*layers, nn.Linear(hidden[-1], n_classes))
 
 
-def hand_written(X, y, n_classes, hidden, epochs):
+def hand_written(X, y, n_classes, hidden, epochs, device="cpu"):
     """Train as an expert would by hand: permuted slices and fused Adam."""
-    module = network(X.shape[1], n_classes, hidden)
+    module = network(X.shape[1], n_classes, hidden).to(device)
     optimizer = torch.optim.Adam(module.parameters(), lr=LR, fused=True)
-    x, target = torch.from_numpy(X), torch.from_numpy(y)
+    x, target = torch.from_numpy(X).to(device), torch.from_numpy(y).to(device)
     for _ in range(epochs):
-        order = torch.randperm(len(x))
+        order = torch.randperm(len(x), device=device)
         x_epoch, y_epoch = x[order], target[order]
         for i in range(0, len(x), BATCH):
             optimizer.zero_grad()
@@ -53,7 +61,7 @@ def hand_written(X, y, n_classes, hidden, epochs):
     return module
 
 
-def stock_skorch(X, y, n_classes, hidden, epochs):
+def stock_skorch(X, y, n_classes, hidden, epochs, device="cpu"):
     """Train as skorch's documentation shows, without its validation split."""
     net = NeuralNetClassifier(
         network(X.shape[1], n_classes, hidden),
@@ -66,6 +74,7 @@ def stock_skorch(X, y, n_classes, hidden, epochs):
         train_split=None,
         iterator_train__shuffle=True,
         verbose=0,
+        device=device,
     )
     return net.fit(X, y)
 
@@ -84,14 +93,14 @@ def scikit_learn(X, y, n_classes, hidden, epochs):
         return clf.fit(X, y)
 
 
-def ours(X, y, n_classes, hidden, epochs):
-    clf = SoftRankMLPClassifier(
+def ours(X, y, n_classes, hidden, epochs, device="cpu"):
+    clf = plain_mlp(
         hidden_layer_sizes=hidden,
         temperature=TEMPERATURE,
         learning_rate=LR,
         max_epochs=epochs,
         batch_size=BATCH,
-        device="cpu",
+        device=device,
     )
     return clf.fit(X, y)
 
@@ -100,28 +109,36 @@ def main() -> None:
     p = parser(__doc__.splitlines()[0])
     p.set_defaults(threads=(1, 2))
     p.add_argument("--repeats", type=int, default=7)
+    p.add_argument("--busy", action="store_true", help="beside busy processes")
     args = p.parse_args()
+    measure = measure_busy if args.busy else measure_rivals
     threads = args.threads if isinstance(args.threads, tuple) else (args.threads,)
     rows = []
     for n_threads in threads:
         hold_threads(n_threads)
         print(f"{n_threads} threads each: {kernels()}")
         rows += measure(args.repeats, n_threads)
-    write("fit_speed", rows, repeats=args.repeats)
+    name = "fit_speed_busy" if args.busy else "fit_speed"
+    write(name, rows, repeats=args.repeats, cores=n_cores(), seed=0)
 
 
-def measure(repeats, n_threads):
+def draw(n, d, c, hidden, epochs):
+    """Return what a case is called, and the arguments of the rivals."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, d), dtype=np.float32)
+    y = (X @ rng.standard_normal((d, c))).argmax(axis=1)
+    name = f"{n} x {d} rows, {c} classes, {'-'.join(map(str, hidden))}"
+    return name, (X, y, c, hidden, epochs)
+
+
+def measure_rivals(repeats, n_threads):
     """Return a row of results for each case."""
     rows = []
-    for n, d, c, hidden, epochs in CASES:
-        rng = np.random.default_rng(0)
-        X = rng.standard_normal((n, d), dtype=np.float32)
-        y = (X @ rng.standard_normal((d, c))).argmax(axis=1)
-        task = (X, y, c, hidden, epochs)
-        tasks = {f.__name__: (lambda f=f, t=task: f(*t)) for f in RIVALS}
+    for *sizes, epochs in CASES:
+        case, task = draw(*sizes, epochs)
+        tasks = {f.__name__: partial(f, *task) for f in RIVALS}
         times = interleaved(tasks, repeats, pause=0.2)
         r = ratios(times, "ours")
-        case = f"{n} x {d} rows, {c} classes, {'-'.join(map(str, hidden))}"
         rows.append(
             {"case": case, "epochs": epochs, "threads": n_threads, "times_ours": r}
         )
@@ -129,6 +146,70 @@ def measure(repeats, n_threads):
             f"{case}: the hand-written loop takes {r['hand_written']:.2f}x our time, "
             f"stock skorch {r['stock_skorch']:.2f}x, MLPClassifier "
             f"{r['scikit_learn']:.2f}x",
+            flush=True,
+        )
+    return rows
+
+
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def neighbours(n: int) -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Start `n` processes that stand still; yield what runs a task while they don't."""
+    # They end with this process, however it ends.
+    spin = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", spin]) for _ in range(n)]
+
+    def tell(number: int) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    def beside(task: Callable[[], Any]) -> None:
+        tell(signal.SIGCONT)
+        try:
+            task()
+        finally:
+            tell(signal.SIGSTOP)
+
+    try:
+        tell(signal.SIGSTOP)
+        yield beside
+    finally:
+        tell(signal.SIGKILL)
+        for process in processes:
+            process.wait()
+
+
+def measure_busy(repeats, n_threads):
+    """Return a row of results for each case, with and without busy neighbours."""
+    n_busy = max(1, n_cores() - 1)
+    # How many times as long a fit takes that loses no more than the cores lost.
+    n_left = max(1, n_cores() - n_busy)
+    bound = n_threads / min(n_threads, n_left)
+    rows = []
+    for case_sizes in BUSY_CASES:
+        case, task = draw(*case_sizes)
+        fits = {"loop": partial(hand_written, *task), "ours": partial(ours, *task)}
+        with neighbours(n_busy) as beside:
+            tasks = fits | {f"{k}_busy": partial(beside, f) for k, f in fits.items()}
+            times = interleaved(tasks, repeats, pause=0.2)
+        row = {
+            "loop_over_ours_idle": ratios(times, "ours")["loop"],
+            "loop_over_ours_busy": ratios(times, "ours_busy")["loop_busy"],
+            "ours_busy_over_idle": ratios(times, "ours")["ours_busy"],
+            "loop_busy_over_idle": ratios(times, "loop")["loop_busy"],
+            "bound": bound,
+        }
+        rows.append({"case": case, "threads": n_threads, "neighbours": n_busy, **row})
+        print(
+            f"{case}, {n_busy} busy beside: the hand-written loop takes "
+            f"{row['loop_over_ours_busy']:.2f}x our time (goal 1; "
+            f"{row['loop_over_ours_idle']:.2f}x idle), ours busy "
+            f"{row['ours_busy_over_idle']:.2f}x ours idle (goal {bound:.1f}), the loop "
+            f"busy {row['loop_busy_over_idle']:.2f}x the loop idle",
             flush=True,
         )
     return rows

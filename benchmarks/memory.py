@@ -21,11 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import parser, write
+from _common import parser, plain_mlp, write
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
-
-from sksoftrank import SoftRankMLPClassifier
 
 ROWS = (250_000, 500_000, 1_000_000)
 COLUMNS, CLASSES = 100, 10
@@ -72,7 +70,7 @@ def measure(subject: str, folder: Path, n: int, threads: int) -> dict[str, int]:
     if subject == "scikit_learn_mapped":
         clf = MLPClassifier(HIDDEN, batch_size=BATCH, max_iter=1, random_state=0)
     else:
-        clf = SoftRankMLPClassifier(
+        clf = plain_mlp(
             hidden_layer_sizes=HIDDEN,
             batch_size=BATCH,
             max_epochs=1,

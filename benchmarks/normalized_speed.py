@@ -7,12 +7,10 @@ train together. All without the basis of `transform`.
 from __future__ import annotations
 
 import torch
-from _common import interleaved, parser, ratios, write
+from _common import ByBatches, interleaved, parser, plain_mlp, ratios, write
 from sklearn.datasets import make_classification
-from stacked_speed import Nothing
 
-from sksoftrank import SoftRankMLPClassifier
-from sksoftrank.estimators._stacked_fit import Fit, fit_stacked
+from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
 
 N_STACKED = 8
 
@@ -28,8 +26,8 @@ def main():
     def fits(normalization, n=1, callbacks=None):
         fit_stacked(
             [
-                Fit(
-                    SoftRankMLPClassifier(
+                PendingFit(
+                    plain_mlp(
                         max_epochs=10,
                         temperature=2.0,
                         normalization=normalization,
@@ -48,7 +46,7 @@ def main():
     for kind in (None, "layer", "batch"):
         times = interleaved(
             {
-                "skorch": lambda kind=kind: fits(kind, callbacks=[Nothing()]),
+                "skorch": lambda kind=kind: fits(kind, callbacks=[ByBatches()]),
                 "alone": lambda kind=kind: fits(kind),
                 "stacked": lambda kind=kind: fits(kind, N_STACKED),
             },

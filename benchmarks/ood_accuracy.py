@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from _common import mean_interval, parser, write
+from _common import mean_interval, parser, plain_mlp, write
 from joblib import Parallel, delayed
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna_integration import OptunaSearchCV
@@ -48,7 +48,6 @@ from sksoftrank import (
     OODSearchCV,
     SoftRankCNNClassifier,
     SoftRankEnsembleClassifier,
-    SoftRankMLPClassifier,
     shifts,
 )
 from sksoftrank.corruptions import CORRUPTIONS, Corruption
@@ -86,7 +85,7 @@ def mlp(seed):
     return make_pipeline(
         StandardScaler(),
         FunctionTransformer(clip),
-        SoftRankMLPClassifier(max_epochs=20, device="cpu", random_state=seed),
+        plain_mlp(max_epochs=20, device="cpu", random_state=seed),
     )
 
 

@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 import torch
-from _common import mean_interval, parser, write
+from _common import mean_interval, parser, plain_mlp, write
 from joblib import Parallel, delayed
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
@@ -21,7 +21,6 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import Callback
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sksoftrank import SoftRankMLPClassifier
 from sksoftrank.datasets import load_gas_drift
 
 PROTOCOLS = {"2": ((2,), (3, 4)), "3": ((3,), (2, 4)), "2 and 3": ((2, 3), (4,))}
@@ -90,7 +89,7 @@ def run(data, source, targets, params, n_members, seed):
     sets |= {str(b): (data.X[batch == b], data.y[batch == b]) for b in targets}
     proba = dict.fromkeys(sets, 0.0)
     for member in range(n_members):
-        clf = SoftRankMLPClassifier(
+        clf = plain_mlp(
             max_epochs=20,
             learning_rate=rate,
             device="cpu",

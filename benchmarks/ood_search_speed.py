@@ -3,8 +3,8 @@
 64 trials of the MLP 128-128 on 5,000 rows of 16 columns, 26 classes, each scored over
 three seeds by OODSearchCV (a split, three random states) and over three folds by
 OptunaSearchCV: as many fits of as many rows. OptunaSearchCV is given our estimator; the
-same through skorch, which any callback asks for; and stock skorch. All use two cores.
-None refits.
+same through skorch's epochs, which a callback on batches asks for; and stock skorch.
+All use two cores. None refits.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import warnings
 
 import optuna
 import torch
-from _common import interleaved, parser, ratios, write
+from _common import ByBatches, interleaved, parser, plain_mlp, ratios, write
 from optuna.distributions import FloatDistribution
 from optuna_integration import OptunaSearchCV
 from sklearn.datasets import make_classification
 from sklearn.model_selection import ShuffleSplit
 from skorch import NeuralNetClassifier
-from stacked_speed import N_CLASSES, N_FEATURES, Network, Nothing
+from stacked_speed import N_CLASSES, N_FEATURES, Network
 from torch import nn
 
-from sksoftrank import OODSearchCV, SoftRankMLPClassifier
+from sksoftrank import OODSearchCV
 from sksoftrank.shifts import GainDrift
 
 SPACE = {
@@ -48,7 +48,7 @@ def main():
     X = X.astype("float32")
 
     def network(**params):
-        return SoftRankMLPClassifier(max_epochs=args.epochs, random_state=0, **params)
+        return plain_mlp(max_epochs=args.epochs, random_state=0, **params)
 
     def ours():
         OODSearchCV(
@@ -88,7 +88,7 @@ def main():
     )
     names = ("module__temperature", "lr", "optimizer__weight_decay")
     stock_space = dict(zip(names, SPACE.values(), strict=True))
-    followed = network(callbacks=[Nothing()])
+    followed = network(callbacks=[ByBatches()])
     times = interleaved(
         {
             "ours": ours,

@@ -15,12 +15,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from _common import hold_threads, interleaved, kernels, parser, ratios, write
+from _common import hold_threads, interleaved, kernels, parser, plain_mlp, ratios, write
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from torch.nn import functional as F
-
-from sksoftrank import SoftRankMLPClassifier
 
 ROWS, COLUMNS, CLASSES = 20_000, 64, 26
 LAYERS = ((32, 32), (128, 128), (256, 256))
@@ -75,7 +73,7 @@ def fitted(X, y, hidden):
     The times of all else don't depend on the weights: an epoch does for the rival.
     """
     train = X[:TRAIN_ROWS], y[:TRAIN_ROWS]
-    ours = SoftRankMLPClassifier(
+    ours = plain_mlp(
         hidden_layer_sizes=hidden, max_epochs=30, device="cpu", random_state=0
     )
     theirs = MLPClassifier(hidden, max_iter=1, random_state=0)

@@ -26,13 +26,13 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from _common import find_data, mean_interval, parser, write
+from _common import find_data, mean_interval, parser, plain_mlp, write
 from scipy.stats import beta
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from sksoftrank import SoftRankMLPClassifier, compression
+from sksoftrank import compression
 from sksoftrank.datasets import load_gas_drift
 
 TABLES = (
@@ -160,7 +160,7 @@ def records_of(name, n, temperature, arm, seed, X, y):
     scaler = StandardScaler().fit(X_train)
     X_train, X_test = (scaler.transform(part) for part in (X_train, X_test))
     X_train, X_test = X_train.astype(np.float32), X_test.astype(np.float32)
-    clf = SoftRankMLPClassifier(
+    clf = plain_mlp(
         temperature=temperature,
         compression_tol=TOL,
         n_components=1,

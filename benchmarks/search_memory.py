@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import parser, write
+from _common import parser, plain_mlp, write
 
 CASES = (  # rows, columns, classes, hidden layers
     (10_000, 16, 26, (128, 128)),
@@ -64,13 +64,13 @@ def search(kind: str, case: list[Any]) -> dict[str, int]:
     """Run one search in this process and return its memory."""
     from sklearn.model_selection import GridSearchCV
 
-    from sksoftrank import SoftRankMLPClassifier, StackedGridSearchCV
+    from sksoftrank import StackedGridSearchCV
 
     n, d, c, hidden = case
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n, d), dtype=np.float32)
     y = (X @ rng.standard_normal((d, c), dtype=np.float32)).argmax(axis=1)
-    clf = SoftRankMLPClassifier(hidden, max_epochs=1, random_state=0)
+    clf = plain_mlp(hidden, max_epochs=1, random_state=0)
     settings: dict[str, Any] = {"cv": 5, "n_jobs": 2, "refit": False}
     small = slice(20 * c)
     grid = {"temperature": np.geomspace(0.3, 100, 16).tolist()}

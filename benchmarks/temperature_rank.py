@@ -25,13 +25,12 @@ import os
 import numpy as np
 import pandas as pd
 import torch
-from _common import find_data, mean_interval, parser, write
+from _common import find_data, mean_interval, parser, plain_mlp, write
 from joblib import Parallel, delayed
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from sksoftrank import SoftRankMLPClassifier
 from sksoftrank.rank import effective_rank, rank_report
 
 TEMPERATURES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -84,7 +83,7 @@ def measure(data, settings, seed, epochs, threads):
     """Fit once and return what is measured of the fit."""
     torch.set_num_threads(threads)
     X_train, X_test, y_train, y_test = split(*data, seed)
-    clf = SoftRankMLPClassifier(
+    clf = plain_mlp(
         hidden_layer_sizes=HIDDEN,
         max_epochs=epochs,
         device="cpu",

@@ -1033,7 +1033,7 @@ def test_trainings_in_several_threads_give_the_threads_back():
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("width", "expected"), [(8, {1}), (512, None)])
+@pytest.mark.parametrize(("width", "expected"), [(8, {1}), (2048, None)])
 def test_threads_follow_from_the_width_and_are_given_back(width, expected):
     seen = []
 

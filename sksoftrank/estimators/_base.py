@@ -52,6 +52,7 @@ from sksoftrank.training import (
     StreamDataset,
     fit_nets,
 )
+from sksoftrank.training._threads import threads_for
 
 Array = npt.NDArray[Any]
 # With fewer rows, a fifth of them tells less than chance.
@@ -405,7 +406,9 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         # In single precision, like the training: half the time of double.
         Z = self._embed(X.astype(np.float32, copy=False))
         head = self._head()
-        with torch_defaults(), torch.inference_mode():
+        # Of a small matrix's axes more threads make no less time, but may make much more.
+        width = Z.shape[1]
+        with torch_defaults(), torch.inference_mode(), threads_for(width * width):
             logits = head(torch.from_numpy(Z.astype(np.float64))).numpy()
             if codes is None:
                 codes = logits.argmax(axis=1)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-# A layer of this many weights keeps more than one core busy. Below it threads cost more
-# than they bring, and many times as much where another process is busy: they wait for
-# each other by spinning.
-_WIDE_LAYER = 1 << 18
+# A layer of this many weights keeps more than one core busy. Below it threads bring a
+# third at most, and beside a busy process cost many times that: they wait for each other
+# by spinning.
+_WIDE_LAYER = 1 << 22
 
 # numpy's threads are one number for all trainings: the first to come holds them, the
 # last lets them go. torch's are each thread's own, but a new thread begins with the
