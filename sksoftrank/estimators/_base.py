@@ -406,7 +406,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         # In single precision, like the training: half the time of double.
         Z = self._embed(X.astype(np.float32, copy=False))
         head = self._head()
-        # Of a small matrix's axes more threads make no less time, but may make much more.
+        # More threads find a small matrix's axes no sooner, but may take much longer.
         width = Z.shape[1]
         with torch_defaults(), torch.inference_mode(), threads_for(width * width):
             logits = head(torch.from_numpy(Z.astype(np.float64))).numpy()

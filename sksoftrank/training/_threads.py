@@ -13,8 +13,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 # A layer of this many weights keeps more than one core busy. Below it threads bring a
-# third at most, and beside a busy process cost many times that: they wait for each other
-# by spinning.
+# third at most, and beside a busy process cost many times that: they wait for each
+# other by spinning.
 _WIDE_LAYER = 1 << 22
 
 # numpy's threads are one number for all trainings: the first to come holds them, the
