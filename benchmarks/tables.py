@@ -1,10 +1,11 @@
 """Accuracy, log loss, calibration and time on tables: our defaults and their peers.
 
-Times are of the processor, on one thread. Each cell (table, rows, split, model) is kept as it is done, so that a run that was cut
+Each cell (table, rows, split, model) is kept as it is done, so that a run that was cut
 off goes on, and a model that is added runs alone. Rows are standardised, categories
 one-hot, for all models alike; splits are the same for all, so that differences are of
 pairs. Rates and lengths of the defaults were chosen on other tables, or on the first
-half of these (`CHOSEN_ON`); the others confirm them.
+half of these (`CHOSEN_ON`); the others confirm them. Times are of the processor, on one
+thread.
 
 RealMLP-TD-S is there where pytabkit is installed.
 """
