@@ -19,7 +19,15 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from _common import RESULTS, find_data, hold_threads, mean_interval, parser, write
+from _common import (
+    RESULTS,
+    find_data,
+    hold_threads,
+    mean_interval,
+    parser,
+    plain_mlp,
+    write,
+)
 from sklearn import datasets
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -39,20 +47,7 @@ BUNDLED = ("breast_cancer", "digits", "iris", "wine")
 CHOSEN_ON = ("chess", "magic", "phoneme", "segment", "splice")
 # Rows of a test set, at most: enough for a tenth of a point over splits.
 TEST_ROWS = 6000
-PLAIN = {
-    "hidden_layer_sizes": (128, 128),
-    "normalization": None,
-    "dropout": 0.0,
-    "input_scale": False,
-    "temperature": 1.0,
-    "learning_rate": 1e-3,
-    "optimizer": "adam",
-    "betas": (0.9, 0.999),
-    "weight_decay": 0.0,
-    "label_smoothing": 0.0,
-    "max_epochs": 50,
-    "batch_size": 128,
-}
+ROBUST = {"normalization": None, "dropout": 0.15, "label_smoothing": 0.0}
 
 
 def real_mlp(seed):
@@ -64,7 +59,9 @@ def real_mlp(seed):
 MODELS = {
     "default": lambda seed: SoftRankMLPClassifier(random_state=seed),
     "fixed": lambda seed: SoftRankMLPClassifier(dropout=0.2, random_state=seed),
-    "plain": lambda seed: SoftRankMLPClassifier(**PLAIN, random_state=seed),
+    # For rows from elsewhere.
+    "robust": lambda seed: SoftRankMLPClassifier(**ROBUST, random_state=seed),
+    "plain": lambda seed: plain_mlp(random_state=seed),
     "MLPClassifier": lambda seed: MLPClassifier(random_state=seed),
     "HistGradientBoosting": lambda seed: HistGradientBoostingClassifier(
         random_state=seed
