@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from _plain import PLAIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
@@ -558,7 +559,8 @@ def test_an_ensemble_of_cnns_keeps_the_shape(images):
 
 
 def perceptron(**params):
-    return SoftRankMLPClassifier((8,), **{**FAST, **params})
+    small = {**PLAIN, "hidden_layer_sizes": (8,)}
+    return SoftRankMLPClassifier(**{**small, **FAST, **params})
 
 
 tabular = pytest.mark.parametrize(
@@ -997,7 +999,7 @@ def test_tables_stay_tables_and_images_are_patches(images, blobs):
 def test_equals_the_estimator_of_the_same_network(blobs):
     X, y = blobs
     ours = module(MLP, {"hidden_layer_sizes": (8,)}, temperature=3.0).fit(X, y)
-    theirs = SoftRankMLPClassifier((8,), temperature=3.0, **FAST).fit(X, y)
+    theirs = perceptron(temperature=3.0).fit(X, y)
     np.testing.assert_allclose(weights(ours), weights(theirs), rtol=0, atol=1e-6)
     np.testing.assert_allclose(ours.embed(X), theirs.embed(X), atol=1e-5)
 

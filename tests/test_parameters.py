@@ -18,7 +18,15 @@ from sksoftrank.estimators._parameters import PARAMETERS
 from sksoftrank.modules import MLP
 
 CLASSES = {
-    SoftRankMLPClassifier: {},
+    SoftRankMLPClassifier: {
+        "temperature": 30.0,
+        "optimizer": "adamw",
+        "betas": (0.9, 0.95),
+        "weight_decay": 0.1,
+        "label_smoothing": 0.1,
+        "max_epochs": "auto",
+        "batch_size": "auto",
+    },
     SoftRankCNNClassifier: {
         "optimizer": "adamw",
         "weight_decay": 0.05,
@@ -105,9 +113,9 @@ def test_an_unknown_keyword_is_a_type_error(cls):
 @pytest.mark.parametrize(
     ("cls", "defaults"),
     [
-        (Plain, {"max_epochs": 50, "hidden_layer_sizes": (128, 128)}),
-        (Handing, {"max_epochs": 7, "extra": 1, "hidden_layer_sizes": (128, 128)}),
-        (Further, {"max_epochs": 7, "extra": 1, "tol": 0.5, "batch_size": 128}),
+        (Plain, {"max_epochs": "auto", "hidden_layer_sizes": (256, 256, 256)}),
+        (Handing, {"max_epochs": 7, "extra": 1, "hidden_layer_sizes": (256, 256, 256)}),
+        (Further, {"max_epochs": 7, "extra": 1, "tol": 0.5, "batch_size": "auto"}),
         (Explicit, {"temperature": 5.0, "random_state": None}),
     ],
 )
@@ -129,5 +137,5 @@ def test_documentation_has_the_defaults_of_the_class():
     documented = {p.name: p.type for p in get_doc_object(Handing)["Parameters"]}
     assert list(documented)[:2] == ["extra", "temperature"]
     assert set(documented) == {"extra", *PARAMETERS}
-    assert documented["max_epochs"] == "int, default=7"
-    assert documented["batch_size"] == "int, default=128"
+    assert documented["max_epochs"] == 'int or "auto", default=7'
+    assert documented["batch_size"] == 'int or "auto", default="auto"'

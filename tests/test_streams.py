@@ -14,6 +14,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 import torch
+from _plain import PLAIN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -81,7 +82,7 @@ class Passes(IterableDataset):
 
 def make(**params):
     fast = {"hidden_layer_sizes": (16, 8), "max_epochs": 4, "batch_size": 16}
-    return SoftRankMLPClassifier(**{**fast, "random_state": 0, **params})
+    return SoftRankMLPClassifier(**{**PLAIN, **fast, "random_state": 0, **params})
 
 
 def table(X, y, **columns):

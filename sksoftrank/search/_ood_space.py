@@ -251,7 +251,7 @@ def _default_space(estimator: Any) -> Space:
             )
         if isinstance(network.classifier, SoftRankMLPClassifier):
             # A batch of one row has no variance.
-            kinds = _NORMALIZATIONS[: 3 if network.classifier.batch_size > 1 else 2]
+            kinds = _NORMALIZATIONS[: 3 if network.classifier.batch_size != 1 else 2]
             params[f"{network.prefix}normalization"] = trial.suggest_categorical(
                 "normalization", kinds
             )
