@@ -40,14 +40,17 @@ from sksoftrank import (
     SoftRankTransformerClassifier,
 )
 from sksoftrank.corruptions import Corruption
-from sksoftrank.search import _ood_fits, _ood_space
-from sksoftrank.search._ood_choice import Outcome, choose, paired_gain, pareto_front
-from sksoftrank.search._ood_results import digest, outcome
-from sksoftrank.search._ood_space import baseline_grid, make_space
-from sksoftrank.search._ood_splits import make_plan
+from sksoftrank.search.ood import evaluation
+from sksoftrank.search.ood import space as space_module
+from sksoftrank.search.ood.choice import Outcome, choose, paired_gain, pareto_front
+from sksoftrank.search.ood.fingerprint import digest
+from sksoftrank.search.ood.results import outcome
+from sksoftrank.search.ood.space import baseline_grid, make_space
+from sksoftrank.search.ood.protocol import make_plan
 from sksoftrank.shifts import FeatureDropout, GainDrift, GaussianNoise, OffsetDrift
 
 SHIFTS = [GainDrift(3), OffsetDrift(2)]
+TIMES = [f"{of}_{what}_time" for of in ("mean", "std") for what in ("fit", "score")]
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +403,7 @@ def test_parts_that_cannot_be_scored_are_left_out(data):
         X[own], y[own], X_ood=X[~own], y_ood=y[~own].reshape(-1, 1)[:, 0]
     )
     np.testing.assert_array_equal(
-        search.cv_results_["ood_score"], plain.cv_results_["ood_score"]
+        search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"]
     )
 
 
@@ -542,7 +545,7 @@ def test_a_domain_without_a_score_is_left_out_by_name(data, scoring, change, rea
     assert record[0].filename == __file__
     assert search.domains_ == ["0", "1", "2"]
     assert search.n_splits_ == 6
-    assert np.isfinite(search.cv_results_["ood_score"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     # It is a source of the others all the same.
     assert set(search.classes_) == set(y)
 
@@ -564,11 +567,11 @@ def test_classes_do_not_matter_to_accuracy(data):
     X, y, domains = one_sided(data, lacking=[2], holding=[7])
     search = make_search(n_trials=5).fit(X, y, domains=domains)
     assert search.domains_ == ["0", "1", "2", "3"]
-    assert np.isfinite(search.cv_results_["ood_score_3"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_ood_3"]).all()
 
 
 def test_no_search_without_a_score(data, monkeypatch):
-    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    monkeypatch.setattr(evaluation, "fit_stacked", None)
     X, y, domains = data
     y = np.minimum(y, 1)
     for d in range(4):
@@ -611,7 +614,7 @@ def test_an_iterator_gives_its_folds_to_every_domain(data, form):
     ],
 )
 def test_folds_that_do_not_fit_are_refused(data, cv, message, monkeypatch):
-    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    monkeypatch.setattr(evaluation, "fit_stacked", None)
     X, y, domains = data
     with pytest.raises(ValueError, match=message):
         make_search(cv=cv).fit(X, y, domains=domains)
@@ -738,8 +741,8 @@ def test_the_default_space_and_the_baseline(estimator, names):
 
 def test_the_baseline_may_have_any_learning_rate_that_is_searched():
     # Else temperature gets the credit for one that the baseline was not allowed.
-    assert min(_ood_space.BASELINE_FACTORS) <= min(_ood_space._RATE_FACTORS)
-    assert max(_ood_space.BASELINE_FACTORS) >= max(_ood_space._RATE_FACTORS)
+    assert min(space_module.BASELINE_FACTORS) <= min(space_module._RATE_FACTORS)
+    assert max(space_module.BASELINE_FACTORS) >= max(space_module._RATE_FACTORS)
 
 
 def test_no_default_for_a_foreign_estimator(data):
@@ -853,8 +856,8 @@ def test_stacks_score_as_single_fits_do(data, source):
     assert stacked.fallback_reason_ is None
     assert "Solo" in single.fallback_reason_
     pd.testing.assert_frame_equal(
-        stacked.results_.drop(columns="fit_time"),
-        single.results_.drop(columns="fit_time"),
+        stacked.results_.drop(columns=TIMES),
+        single.results_.drop(columns=TIMES),
     )
     assert stacked.best_reason_ == single.best_reason_
     np.testing.assert_array_equal(stacked.predict_proba(X), single.predict_proba(X))
@@ -874,9 +877,9 @@ def test_scores_are_those_of_a_hand_written_loop(data):
                 clf.fit(X[split.train], y[split.train])
                 ood[row, d] = clf.score(X[domains == d], y[domains == d])
                 held_out.append(clf.score(X[split.id.rows], y[split.id.rows]))
-        assert search.cv_results_["ood_score"][k] == pytest.approx(ood.mean())
-        assert search.cv_results_["ood_score_2"][k] == pytest.approx(ood[:, 2].mean())
-        assert search.cv_results_["id_score"][k] == pytest.approx(np.mean(held_out))
+        assert search.cv_results_["mean_test_score"][k] == pytest.approx(ood.mean())
+        assert search.cv_results_["mean_test_ood_2"][k] == pytest.approx(ood[:, 2].mean())
+        assert search.cv_results_["mean_test_id"][k] == pytest.approx(np.mean(held_out))
 
 
 def test_the_first_trials_are_the_baseline(data):
@@ -899,16 +902,16 @@ def test_results_and_attributes(data):
     table = search.results_
     assert isinstance(table, pd.DataFrame)
     assert len(table) == search.n_trials_ == 7
-    assert list(table["rank_ood_score"].sort_values()) == sorted(
-        stats.rankdata(-table["ood_score"], method="min")
+    assert list(table["rank_test_score"].sort_values()) == sorted(
+        stats.rankdata(-table["mean_test_score"], method="min")
     )
-    scores = table[[f"ood_score_{d}" for d in range(4)]]
-    np.testing.assert_allclose(scores.mean(axis=1), table["ood_score"])
+    scores = table[[f"mean_test_ood_{d}" for d in range(4)]]
+    np.testing.assert_allclose(scores.mean(axis=1), table["mean_test_score"])
     assert table["n_components"].between(1, 8).all()
     assert table["rank"].between(1, 8).all()
-    assert (table["fit_time"] > 0).all()
+    assert (table["mean_fit_time"] > 0).all()
     assert table["state"].unique().tolist() == ["COMPLETE"]
-    assert search.best_score_ == table["ood_score"][search.best_index_]
+    assert search.best_score_ == table["mean_test_score"][search.best_index_]
     assert search.n_splits_ == 8
     assert search.score(X, y) == search.best_estimator_.score(X, y)
     np.testing.assert_array_equal(search.classes_, [0, 1, 2])
@@ -923,11 +926,11 @@ def test_the_same_random_state_gives_the_same_search(data):
         make_search(n_jobs=n_jobs).fit(X, y, domains=domains) for n_jobs in (None, 2)
     )
     pd.testing.assert_frame_equal(
-        one.results_.drop(columns="fit_time"), other.results_.drop(columns="fit_time")
+        one.results_.drop(columns=TIMES), other.results_.drop(columns="fit_time")
     )
     np.testing.assert_array_equal(one.predict_proba(X), other.predict_proba(X))
     third = make_search(random_state=1).fit(X, y, domains=domains)
-    assert (third.results_["ood_score"] != one.results_["ood_score"]).any()
+    assert (third.results_["mean_test_score"] != one.results_["mean_test_score"]).any()
 
 
 def test_it_chooses_what_holds_up():
@@ -969,7 +972,7 @@ def test_the_pareto_front_of_a_search(data):
     search = make_search(objective="pareto", n_trials=8).fit(X, y, domains=domains)
     front = {entry["index"] for entry in search.pareto_front_}
     table = search.results_
-    points = table[["ood_score", "id_score"]].assign(size=-table["n_components"])
+    points = table[["mean_test_score", "mean_test_id"]].assign(size=-table["n_components"])
     for k, point in points.iterrows():
         beaten = (points >= point).all(axis=1) & (points > point).any(axis=1)
         assert (k in front) != beaten.any()
@@ -1010,7 +1013,7 @@ def test_hopeless_trials_end_early(data, n_jobs, callbacks):
     search = make_search(estimator, pruner=Below(True), n_jobs=n_jobs)
     search.fit(X, y, domains=domains)
     assert search.cv_results_["state"].tolist() == ["COMPLETE"] * 4 + ["PRUNED"] * 3
-    assert np.isnan(search.cv_results_["ood_score"][4:]).all()
+    assert np.isnan(search.cv_results_["mean_test_score"][4:]).all()
     assert search.best_index_ < 4
     # Every second epoch of the baseline; the others end at their first report.
     steps = [sorted(t.intermediate_values) for t in search.study_.trials]
@@ -1030,8 +1033,8 @@ def test_reports_change_nothing(data, callbacks, dtype):
         type(c) for _, c in plain.best_estimator_.net_.callbacks_
     ]
     pd.testing.assert_frame_equal(
-        plain.results_.drop(columns="fit_time"),
-        pruned.results_.drop(columns="fit_time"),
+        plain.results_.drop(columns=TIMES),
+        pruned.results_.drop(columns=TIMES),
     )
 
 
@@ -1108,7 +1111,7 @@ def test_fits_that_fail(data):
     with pytest.raises(FloatingPointError):
         clone(search).set_params(error_score="raise").fit(X, y, domains=domains)
     zero = clone(search).set_params(error_score=0.0).fit(X, y, domains=domains)
-    assert (zero.cv_results_["ood_score"][failed] == 0).all()
+    assert (zero.cv_results_["mean_test_score"][failed] == 0).all()
     broken = make_search(make(learning_rate=1e30), {"dropout": [0.0]}, n_trials=4)
     with pytest.raises(ValueError, match="All 4 trials failed, the first with: Floa"):
         broken.fit(X, y, domains=domains)
@@ -1129,7 +1132,7 @@ def test_fits_that_fail(data):
 )
 def test_bad_parameters(data, options, message, monkeypatch):
     X, y, domains = data
-    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    monkeypatch.setattr(evaluation, "fit_stacked", None)
     with pytest.raises(ValueError, match=message):
         make_search(**options).fit(X, y, domains=domains)
 
@@ -1153,10 +1156,11 @@ def test_nothing_is_printed_unless_asked(data, capfd):
     X, y, domains = data
     make_search().fit(X, y, domains=domains)
     assert capfd.readouterr() == ("", "")
-    make_search(verbose=1).fit(X, y, domains=domains)
+    search = make_search(verbose=1).fit(X, y, domains=domains)
     out, err = capfd.readouterr()
-    assert "7 of 7 trials" in out
-    assert err == ""
+    assert out == ""
+    assert "7/7" in err
+    assert f"best {search.cv_results_['mean_test_score'].max():.4f}" in err
 
 
 # -- What goes along with the rows -----------------------------------------------------
@@ -1167,7 +1171,7 @@ def test_sample_weights_and_groups(data):
     weight = np.random.default_rng(0).uniform(0.5, 2, 160)
     plain = make_search().fit(X, y, domains=domains)
     weighed = make_search().fit(X, y, domains=domains, sample_weight=weight)
-    assert (weighed.results_["ood_score"] != plain.results_["ood_score"]).any()
+    assert (weighed.results_["mean_test_score"] != plain.results_["mean_test_score"]).any()
     groups = np.arange(160) // 8
     make_search(cv=GroupKFold(2)).fit(X, y, domains=domains, groups=groups)
     make_search(cv=GroupKFold(2)).fit(X, y, X_ood=X, y_ood=y, groups=groups)
@@ -1237,11 +1241,11 @@ def test_frames_with_categories(data, form, kind):
             8, n_heads=2, depth=1, max_epochs=2, random_state=0
         )
     search = make_search(estimator, shifts=[GainDrift(3)]).fit(frame, y)
-    assert np.isfinite(search.cv_results_["ood_score"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert (search.fallback_reason_ is None) == (kind == "mlp")
     assert search.predict(frame).shape == y.shape
     search = make_search(estimator).fit(frame, y, domains=domains)
-    assert np.isfinite(search.cv_results_["ood_score"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 # -- Studies that are kept -------------------------------------------------------------
@@ -1250,7 +1254,7 @@ def test_frames_with_categories(data, form, kind):
 @pytest.fixture(params=["journal", "sqlite", "object"])
 def storage(request, tmp_path):
     if request.param == "journal":
-        return tmp_path / "study.log"
+        return tmp_path / "study.db"
     url = f"sqlite:///{tmp_path / 'study.db'}"
     return url if request.param == "sqlite" else optuna.storages.RDBStorage(url)
 
@@ -1264,8 +1268,8 @@ def test_a_rerun_goes_on_where_it_was(data, storage):
     more = make_search(storage=storage, n_trials=10).fit(X, y, domains=domains)
     assert more.n_trials_ == 10
     pd.testing.assert_frame_equal(
-        more.results_.iloc[:7].drop(columns="rank_ood_score"),
-        first.results_.drop(columns="rank_ood_score"),
+        more.results_.iloc[:7].drop(columns="rank_test_score"),
+        first.results_.drop(columns="rank_test_score"),
     )
 
 
@@ -1284,7 +1288,7 @@ def test_a_rerun_goes_on_where_it_was(data, storage):
 )
 def test_a_changed_search_under_the_same_name(data, tmp_path, change, message):
     X, y, domains = data
-    path = tmp_path / "study.log"
+    path = tmp_path / "study.db"
     make_search(storage=path, n_trials=3).fit(X, y, domains=domains)
     before = path.read_text()
     changed = make_search(**change, storage=path)
@@ -1299,7 +1303,7 @@ def test_a_changed_search_under_the_same_name(data, tmp_path, change, message):
 
 def test_changed_data_under_the_same_name(data, tmp_path):
     X, y, domains = data
-    search = make_search(storage=tmp_path / "study.log", n_trials=3)
+    search = make_search(storage=tmp_path / "study.db", n_trials=3)
     search.fit(X, y, domains=domains)
     for changed, message in [
         ((X + 1e-9, y, domains), "differs in X:"),
@@ -1340,7 +1344,7 @@ def test_equal_data_have_one_digest_however_they_lie_in_memory():
 def test_a_digest_is_the_same_in_another_process():
     code = (
         "import numpy as np, pandas as pd\n"
-        "from sksoftrank.search._ood_results import digest\n"
+        "from sksoftrank.search.ood.fingerprint import digest\n"
         "data = [np.eye(3), pd.DataFrame({'a': ['u', 'v']}), {'x': {1}, 'y': object}]"
     )
     scope = {}
@@ -1353,7 +1357,7 @@ def test_a_digest_is_the_same_in_another_process():
 
 def test_a_model_loads_where_its_study_is_not(data, tmp_path):
     X, y, domains = data
-    path = tmp_path / "study.log"
+    path = tmp_path / "study.db"
     search = make_search(storage=path).fit(X, y, domains=domains)
     text = pickle.dumps(search)
     assert len(pickle.loads(text).study_.trials) == 7
@@ -1371,7 +1375,7 @@ def test_samplers_of_one_s_own(data, tmp_path):
         one.results_["param_temperature"], other.results_["param_temperature"]
     )
     # Those who join a study draw other points than it has.
-    path = tmp_path / "study.log"
+    path = tmp_path / "study.db"
     make_search(sampler=sampler, storage=path).fit(X, y, domains=domains)
     joined = make_search(sampler=sampler, storage=path, n_trials=10)
     drawn = joined.fit(X, y, domains=domains).results_["param_temperature"][4:]

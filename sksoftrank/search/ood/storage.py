@@ -1,0 +1,342 @@
+"""Where a study is kept: in memory, in an SQLite file, in a database, as the user says.
+
+Optuna's storages do the work. Ours is what makes SQLite safe for several processes,
+lets a server be away for a while, and says what to do where a storage fails.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import (
+    BaseStorage,
+    InMemoryStorage,
+    RDBStorage,
+    RetryHeartbeatStaleTrialCallback,
+)
+
+# Seconds between the signs of life of a trial, and until it is given up without one.
+BEAT_SECONDS = 10
+GRACE_SECONDS = 60
+# Seconds that a server has to answer, that it may be away, and that a file is locked.
+_CONNECT_SECONDS = 10
+_OUTAGE_SECONDS = 30
+_LOCK_SECONDS = 60
+# Times that trials whose worker was killed are run, for they may be what kills it.
+_N_RETRIES = 3
+_N_ATTEMPTS = 8
+
+_NETWORK = {
+    *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "gpfs"),
+    *("lustre", "ncpfs", "nfs", "nfs4", "smb2", "smb3", "smbfs"),
+}
+_MOUNTS = Path("/proc/self/mounts")
+_FIXES = {
+    "full": "make room on the disk",
+    "locked": "end the process that holds it",
+    "readonly": "mend the permissions of the file and its folder",
+    "malformed": "put back a copy of the file or pass another path",
+    "not a database": "put back a copy of the file or pass another path",
+}
+
+Result = TypeVar("Result")
+
+
+def is_in_memory(storage: Any) -> bool:
+    """Return whether no other process can see a study."""
+    return storage is None or isinstance(storage, InMemoryStorage)
+
+
+def open_storage(storage: Any) -> BaseStorage:
+    """Return Optuna's storage for None, a path, a URL or a storage.
+
+    Raises
+    ------
+    ValueError
+        If a file or a URL is of no database.
+    OSError
+        If a file can't be used or a server not be reached.
+    ImportError
+        If the database's driver is missing.
+    """
+    if storage is None:
+        return InMemoryStorage()
+    if isinstance(storage, BaseStorage):
+        return storage
+    from sqlalchemy.engine import URL, make_url
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+    if "://" not in str(storage):
+        path = Path(storage).expanduser()
+        _prepare_file(path)
+        return _open_database(
+            URL.create("sqlite", database=str(path)).render_as_string()
+        )
+    try:
+        url = make_url(str(storage))
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise _bad_url(storage, error) from error
+    except ImportError:  # Of the driver, told below.
+        pass
+    if url.get_backend_name() == "sqlite" and url.database not in (None, ":memory:"):
+        _prepare_file(Path(url.database))
+    return _open_database(str(storage))
+
+
+@contextmanager
+def storage_errors(storage: Any) -> Iterator[None]:
+    """Say what to do where a storage fails while it is used."""
+    if is_in_memory(storage):
+        yield
+        return
+    # Optuna depends on it, but not every storage.
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        said = _first_line(error.__cause__ or error)
+        raise ConnectionError(
+            f"storage={shown(storage)} failed during the search: {said}. Finished "
+            f"trials are kept: {_fix(said)}, and fit again to go on from there."
+        ) from error
+
+
+def reconnect(call: Callable[[], Result]) -> Result:
+    """Return what `call` does, anew where the database's connection broke under it.
+
+    The next connection waits for the server: see `_wait_for_server`.
+    """
+    for _ in range(2):
+        try:
+            return call()
+        except StorageInternalError as error:
+            if not getattr(error.__cause__, "connection_invalidated", False):
+                raise
+    return call()
+
+
+def has_heartbeat(storage: BaseStorage) -> bool:
+    """Return whether the storage tells trials of killed workers from others."""
+    return (
+        isinstance(storage, RDBStorage) and storage.get_heartbeat_interval() is not None
+    )
+
+
+def retry_callback(max_retry: int | None = None) -> RetryHeartbeatStaleTrialCallback:
+    """Return what queues a trial once more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RetryHeartbeatStaleTrialCallback(max_retry=max_retry)
+
+
+def release(storage: BaseStorage) -> None:
+    """Close a database's connections; it opens others when it is next used."""
+    if isinstance(storage, RDBStorage) and ":memory:" not in str(storage.engine.url):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def shown(storage: Any) -> str:
+    """Return a storage as text, without a password."""
+    if isinstance(storage, str) and "://" in storage:
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        try:
+            return repr(make_url(storage).render_as_string(hide_password=True))
+        except ArgumentError:
+            return f"'{storage.partition('://')[0]}://...'"
+    if isinstance(storage, str | os.PathLike):
+        return repr(os.fspath(storage))
+    return f"<{type(storage).__name__}>"
+
+
+def _fix(said: str) -> str:
+    """Return what to do about what a database says."""
+    known = (fix for word, fix in _FIXES.items() if word in said)
+    return next(known, "start the server, or correct the path or URL")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+# -- SQLite --------------------------------------------------------------------------
+
+
+def _prepare_file(path: Path) -> None:
+    """Make a file an SQLite database that processes can write to side by side."""
+    name = repr(str(path))
+    if path.is_dir() or not path.parent.is_dir():
+        kind = "a directory" if path.is_dir() else "in a directory that is not there"
+        raise FileNotFoundError(
+            f"storage must be the path of a file to keep the trials in, got {name}, "
+            f"{kind}. Correct the path, or make its directory."
+        )
+    system = _file_system(path)
+    if system in _NETWORK:
+        raise OSError(
+            f"storage={name} must be on a disk of this machine, got a network file "
+            f"system, {system}, whose locks SQLite can't rely on. Use a path on a local"
+            " disk, or the URL of a database such as 'postgresql://user@host/name'."
+        )
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except FileNotFoundError:
+        start = b""
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"storage={name} can't be read: {error.strerror}. Mend its permissions, or "
+            "pass another path",
+        ) from error
+    if start.startswith(b'{"op_code"'):
+        raise ValueError(
+            f"storage={name} must be an SQLite database or a new file, got a journal "
+            "of Optuna's. Pass JournalStorage(JournalFileBackend(path)) of "
+            "optuna.storages, or another path."
+        )
+    if start and start != b"SQLite format 3\0":
+        raise ValueError(
+            f"storage={name} must be an SQLite database or a new file, got a file of "
+            "another kind. Pass another path."
+        )
+    try:
+        with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.Error as error:
+        raise ConnectionError(
+            f"storage={name} can't be used: {error}. Nothing was trained: "
+            f"{_fix(str(error))}, and fit again."
+        ) from error
+
+
+def _file_system(path: Path) -> str | None:
+    """Return the kind of file system that a path is on, where the system tells."""
+    try:
+        lines = _MOUNTS.read_text().splitlines()
+    except OSError:
+        return None
+    # The last of the deepest: what is mounted over another hides it.
+    folder, deepest, found = path.parent.resolve(), -1, None
+    for _, place, kind, *_ in (line.split(" ") for line in lines):
+        mount = Path(place.encode().decode("unicode_escape"))
+        if folder.is_relative_to(mount) and len(mount.parts) >= deepest:
+            deepest, found = len(mount.parts), kind
+    return found
+
+
+def _lock_at_begin(engine: Any) -> None:
+    """Let a transaction take SQLite's lock when it begins.
+
+    Optuna reads a row and then writes it. SQLite has no lock on a row, so that two
+    processes might both find a trial unfinished, and both finish it.
+    """
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+# -- Servers -------------------------------------------------------------------------
+
+
+def _open_database(url: str) -> RDBStorage:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+
+    is_sqlite = url.startswith("sqlite")
+    for attempt in range(_N_ATTEMPTS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                rdb = RDBStorage(
+                    url,
+                    engine_kwargs=_engine_kwargs(make_url(url)),
+                    heartbeat_interval=BEAT_SECONDS,
+                    grace_period=GRACE_SECONDS,
+                    heartbeat_stale_trial_callback=retry_callback(_N_RETRIES),
+                )
+            break
+        except ImportError as error:
+            raise ImportError(
+                f"storage={shown(url)} needs a driver that is not installed: "
+                f"{_first_line(error.__cause__ or error)}. Install it with pip, e.g. "
+                "psycopg[binary] for PostgreSQL or pymysql for MySQL."
+            ) from error
+        except ArgumentError as error:
+            raise _bad_url(url, error) from error
+        except (SQLAlchemyError, StorageInternalError) as error:
+            # Another process may be making the tables at this very moment.
+            is_down = isinstance(error, OperationalError) and not is_sqlite
+            if is_down or attempt + 1 == _N_ATTEMPTS:
+                said = _first_line(error.__cause__ or error)
+                raise ConnectionError(
+                    f"storage={shown(url)} can't be used: {said}. Nothing was trained: "
+                    f"{_fix(said)}, and fit again."
+                ) from error
+            time.sleep(random.uniform(0.05, 0.2) * (attempt + 1))
+    if not is_sqlite:
+        _wait_for_server(rdb.engine)
+    elif rdb.engine.url.database not in (None, "", ":memory:"):
+        _lock_at_begin(rdb.engine)
+        rdb.engine.dispose()
+    return rdb
+
+
+def _bad_url(url: Any, error: Exception) -> ValueError:
+    return ValueError(
+        "storage must be a path, a URL such as 'postgresql://user@host/name', or an "
+        f"Optuna storage, got {shown(url)}: {_first_line(error)}. Correct the URL."
+    )
+
+
+def _engine_kwargs(url: Any) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": _LOCK_SECONDS}}
+    kwargs: dict[str, Any] = {"pool_pre_ping": True}
+    driver = url.get_driver_name()
+    if "connect_timeout" not in url.query:
+        if driver in ("psycopg", "psycopg2", "pymysql", "mysqldb", "mariadbconnector"):
+            kwargs["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+        elif driver == "pg8000":
+            kwargs["connect_args"] = {"timeout": _CONNECT_SECONDS}
+    return kwargs
+
+
+def _wait_for_server(engine: Any) -> None:
+    """Let connections that are lost come back when the server does."""
+    from sqlalchemy import event
+
+    away_since: list[float] = []
+
+    @event.listens_for(engine, "do_connect")
+    def _(dialect: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        while True:
+            try:
+                connection = dialect.connect(*args, **kwargs)
+            except dialect.loaded_dbapi.OperationalError:
+                away_since.append(time.monotonic())
+                if time.monotonic() - away_since[0] > _OUTAGE_SECONDS:
+                    raise
+                time.sleep(0.5)
+            else:
+                away_since.clear()
+                return connection
