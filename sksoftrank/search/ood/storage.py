@@ -72,25 +72,13 @@ def open_storage(storage: Any) -> BaseStorage:
         return InMemoryStorage()
     if isinstance(storage, BaseStorage):
         return storage
-    from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-
-    if "://" not in str(storage):
-        path = Path(storage).expanduser()
-        _prepare_file(path)
-        return _open_database(
-            URL.create("sqlite", database=str(path)).render_as_string()
-        )
-    try:
-        url = make_url(str(storage))
-        url.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        raise _bad_url(storage, error) from error
-    except ImportError:  # Of the driver, told below.
-        pass
-    if url.get_backend_name() == "sqlite" and url.database not in (None, ":memory:"):
-        _prepare_file(Path(url.database))
-    return _open_database(str(storage))
+    url = str(storage)
+    if "://" not in url:
+        url = f"sqlite:///{Path(storage).expanduser()}"
+    path = url.removeprefix("sqlite:///").partition("?")[0]
+    if path not in (url, "", ":memory:"):
+        _prepare_file(Path(path))
+    return _open_database(url)
 
 
 @contextmanager
@@ -105,11 +93,7 @@ def storage_errors(storage: Any) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        said = _first_line(error.__cause__ or error)
-        raise ConnectionError(
-            f"storage={shown(storage)} failed during the search: {said}. Finished "
-            f"trials are kept: {_fix(said)}, and fit again to go on from there."
-        ) from error
+        raise _failure(storage, error, "Finished trials are kept") from error
 
 
 def reconnect(call: Callable[[], Result]) -> Result:
@@ -162,10 +146,14 @@ def shown(storage: Any) -> str:
     return f"<{type(storage).__name__}>"
 
 
-def _fix(said: str) -> str:
-    """Return what to do about what a database says."""
+def _failure(storage: Any, error: BaseException, left: str) -> ConnectionError:
+    """Return an error that says what failed, what is left and what to do."""
+    said = _first_line(error.__cause__ or error)
     known = (fix for word, fix in _FIXES.items() if word in said)
-    return next(known, "start the server, or correct the path or URL")
+    fix = next(known, "start the server, or correct the path or URL")
+    return ConnectionError(
+        f"storage={shown(storage)} can't be used: {said}. {left}: {fix}, and fit again."
+    )
 
 
 def _first_line(error: BaseException) -> str:
@@ -191,36 +179,27 @@ def _prepare_file(path: Path) -> None:
             f"system, {system}, whose locks SQLite can't rely on. Use a path on a local"
             " disk, or the URL of a database such as 'postgresql://user@host/name'."
         )
-    try:
+    start = b""
+    if path.exists():
         with path.open("rb") as file:
             start = file.read(16)
-    except FileNotFoundError:
-        start = b""
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"storage={name} can't be read: {error.strerror}. Mend its permissions, or "
-            "pass another path",
-        ) from error
-    if start.startswith(b'{"op_code"'):
+    if start not in (b"", b"SQLite format 3\0"):
+        kind, fix = "a file of another kind", "Pass another path."
+        if start.startswith(b'{"op_code"'):
+            kind = "a journal of Optuna's"
+            fix = (
+                "Pass JournalStorage(JournalFileBackend(path)) of optuna.storages, or "
+                "another path."
+            )
         raise ValueError(
-            f"storage={name} must be an SQLite database or a new file, got a journal "
-            "of Optuna's. Pass JournalStorage(JournalFileBackend(path)) of "
-            "optuna.storages, or another path."
-        )
-    if start and start != b"SQLite format 3\0":
-        raise ValueError(
-            f"storage={name} must be an SQLite database or a new file, got a file of "
-            "another kind. Pass another path."
+            f"storage={name} must be an SQLite database or a new file, got {kind}. "
+            f"{fix}"
         )
     try:
         with closing(sqlite3.connect(path, timeout=_LOCK_SECONDS)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.Error as error:
-        raise ConnectionError(
-            f"storage={name} can't be used: {error}. Nothing was trained: "
-            f"{_fix(str(error))}, and fit again."
-        ) from error
+        raise _failure(path, error, "Nothing was trained") from error
 
 
 def _file_system(path: Path) -> str | None:
@@ -265,11 +244,17 @@ def _open_database(url: str) -> RDBStorage:
     is_sqlite = url.startswith("sqlite")
     for attempt in range(_N_ATTEMPTS):
         try:
+            driver = make_url(url).get_driver_name()
+            options: dict[str, Any] = {"pool_pre_ping": not is_sqlite}
+            if is_sqlite:
+                options["connect_args"] = {"timeout": _LOCK_SECONDS}
+            elif driver in ("psycopg", "psycopg2", "pymysql", "mysqldb"):
+                options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 rdb = RDBStorage(
                     url,
-                    engine_kwargs=_engine_kwargs(make_url(url)),
+                    engine_kwargs=options,
                     heartbeat_interval=BEAT_SECONDS,
                     grace_period=GRACE_SECONDS,
                     heartbeat_stale_trial_callback=retry_callback(_N_RETRIES),
@@ -281,17 +266,17 @@ def _open_database(url: str) -> RDBStorage:
                 f"{_first_line(error.__cause__ or error)}. Install it with pip, e.g. "
                 "psycopg[binary] for PostgreSQL or pymysql for MySQL."
             ) from error
-        except ArgumentError as error:
-            raise _bad_url(url, error) from error
+        except (ArgumentError, ValueError) as error:
+            raise ValueError(
+                "storage must be a path, a URL such as 'postgresql://user@host/name', "
+                f"or an Optuna storage, got {shown(url)}: {_first_line(error)}. "
+                "Correct the URL."
+            ) from error
         except (SQLAlchemyError, StorageInternalError) as error:
             # Another process may be making the tables at this very moment.
             is_down = isinstance(error, OperationalError) and not is_sqlite
             if is_down or attempt + 1 == _N_ATTEMPTS:
-                said = _first_line(error.__cause__ or error)
-                raise ConnectionError(
-                    f"storage={shown(url)} can't be used: {said}. Nothing was trained: "
-                    f"{_fix(said)}, and fit again."
-                ) from error
+                raise _failure(url, error, "Nothing was trained") from error
             time.sleep(random.uniform(0.05, 0.2) * (attempt + 1))
     if not is_sqlite:
         _wait_for_server(rdb.engine)
@@ -299,26 +284,6 @@ def _open_database(url: str) -> RDBStorage:
         _lock_at_begin(rdb.engine)
         rdb.engine.dispose()
     return rdb
-
-
-def _bad_url(url: Any, error: Exception) -> ValueError:
-    return ValueError(
-        "storage must be a path, a URL such as 'postgresql://user@host/name', or an "
-        f"Optuna storage, got {shown(url)}: {_first_line(error)}. Correct the URL."
-    )
-
-
-def _engine_kwargs(url: Any) -> dict[str, Any]:
-    if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": _LOCK_SECONDS}}
-    kwargs: dict[str, Any] = {"pool_pre_ping": True}
-    driver = url.get_driver_name()
-    if "connect_timeout" not in url.query:
-        if driver in ("psycopg", "psycopg2", "pymysql", "mysqldb", "mariadbconnector"):
-            kwargs["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
-        elif driver == "pg8000":
-            kwargs["connect_args"] = {"timeout": _CONNECT_SECONDS}
-    return kwargs
 
 
 def _wait_for_server(engine: Any) -> None:

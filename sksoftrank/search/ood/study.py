@@ -295,8 +295,10 @@ class StudyLoop:
         # One taken for gone, since its signs of life were late, is another's by now.
         with suppress(UpdateFinishedTrialError):
             told = reconnect(partial(self._finish, trial, scores, best_id))
+            untold.remove(trial)
             for callback in self.callbacks:
                 callback(self.study, told)
+            return
         untold.remove(trial)
 
     def _finish(
