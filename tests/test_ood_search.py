@@ -7,6 +7,7 @@ import sys
 import warnings
 from contextlib import closing
 from decimal import Decimal
+from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +26,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import FitFailedWarning, UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import (
+    GridSearchCV,
     GroupKFold,
     KFold,
     PredefinedSplit,
@@ -42,6 +44,7 @@ from sksoftrank import (
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
     SoftRankTransformerClassifier,
+    StackedGridSearchCV,
 )
 from sksoftrank.corruptions import Corruption
 from sksoftrank.search.ood import evaluation
@@ -1398,6 +1401,169 @@ def test_samplers_of_one_s_own(data, tmp_path):
     joined = make_search(sampler=sampler, storage=path, n_trials=10)
     drawn = joined.fit(X, y, domains=domains).results_["param_temperature"][4:]
     assert len(set(drawn)) == 6
+
+
+GRID = {"temperature": [10.0, 30.0], "dropout": [0.0, 0.1]}
+
+
+def make_samplers():
+    """Return samplers of every kind, each with what it needs installed."""
+    yield optuna.samplers.TPESampler(seed=0, multivariate=False, n_startup_trials=2)
+    yield optuna.samplers.NSGAIISampler(seed=0, population_size=4)
+    yield optuna.samplers.GPSampler(seed=0, n_startup_trials=2)
+    if find_spec("cmaes") is not None:
+        yield optuna.samplers.CmaEsSampler(seed=0, n_startup_trials=2)
+
+
+@pytest.mark.parametrize(
+    "sampler", list(make_samplers()), ids=lambda s: type(s).__name__
+)
+def test_samplers_of_optuna(data, sampler):
+    X, y, domains = data
+    space = {"temperature": stats.loguniform(2, 100), "dropout": stats.uniform(0, 0.5)}
+    search = make_search(space=space, sampler=sampler, n_trials=10)
+    # The baseline is beside the space: a temperature of 1.
+    search.fit(X, y, domains=domains)
+    assert (search.cv_results_["state"] == "COMPLETE").all()
+    assert search.n_trials_ == 10
+    drawn = [trial.params for trial in search.study_.trials]
+    assert drawn[:4] == [{"temperature": 2.0, "dropout": 0.0}] * 4
+    assert all(2 <= params["temperature"] <= 100 for params in drawn)
+
+
+def brute_force():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.BruteForceSampler(seed=0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kind", ["grid", "brute force"])
+def test_a_grid_that_is_used_up_ends_the_search(data, tmp_path, kind, kept):
+    X, y, domains = data
+    sampler = optuna.samplers.GridSampler(GRID) if kind == "grid" else brute_force()
+    storage = tmp_path / "study.db" if kept else None
+    for _ in range(2):
+        search = make_search(space=GRID, sampler=sampler, n_trials=50, storage=storage)
+        search.fit(X, y, domains=domains)
+        assert search.cv_results_["is_baseline"].tolist() == [True] * 4 + [False] * 4
+        tried = [tuple(params.values()) for params in search.cv_results_["params"][4:]]
+        assert sorted(tried) == [(10.0, 0.0), (10.0, 0.1), (30.0, 0.0), (30.0, 0.1)]
+        assert len(search.study_.trials) == 8
+
+
+def test_a_function_may_prune_its_trial(data):
+    X, y, domains = data
+
+    def space(trial):
+        temperature = trial.suggest_float("temperature", 1, 10)
+        if trial.number % 2:
+            raise optuna.TrialPruned
+        return {"temperature": temperature}
+
+    search = make_search(space=space, n_trials=8).fit(X, y, domains=domains)
+    states = ["COMPLETE"] * 5 + ["PRUNED", "COMPLETE", "PRUNED"]
+    assert search.cv_results_["state"].tolist() == states
+    assert np.isnan(search.cv_results_["mean_test_score"][[5, 7]]).all()
+    assert search.cv_results_["param_temperature"].count() == 8
+
+
+def test_a_callback_may_stop_the_search(data):
+    X, y, domains = data
+    seen = []
+
+    def stop(study, trial):
+        seen.append((type(study), trial.number, trial.state.name))
+        if trial.number == 5:
+            study.stop()
+
+    search = make_search(n_trials=100, n_seeds=4, study_callbacks=[stop])
+    search.fit(X, y, domains=domains)
+    # A batch is one trial here, for it has as many fits as a stack takes.
+    assert seen == [(optuna.Study, number, "COMPLETE") for number in range(6)]
+    assert search.n_trials_ == 6
+
+
+def test_stopping_before_the_baseline_is_done_waits_for_it(data):
+    X, y, domains = data
+
+    def space(trial):
+        trial.study.stop()
+        return {"temperature": trial.suggest_float("temperature", 1, 10)}
+
+    search = make_search(space=space, n_seeds=4).fit(X, y, domains=domains)
+    assert search.cv_results_["is_baseline"].tolist() == [True] * 4
+
+
+def test_a_full_study_calls_no_callbacks(data, tmp_path):
+    X, y, domains = data
+    path = tmp_path / "study.db"
+    make_search(storage=path).fit(X, y, domains=domains)
+    numbers = []
+    callbacks = [lambda study, trial: numbers.append(trial.number)]
+    again = make_search(storage=path, study_callbacks=callbacks)
+    again.fit(X, y, domains=domains)
+    assert numbers == []
+    again.set_params(n_trials=8).fit(X, y, domains=domains)
+    assert numbers == [7]
+
+
+def test_the_study_is_as_optuna_s_tools_want_it(data, tmp_path):
+    X, y, domains = data
+    search = make_search(make_pipeline(StandardScaler(), make()), None)
+    search.set_params(param_distributions=None, storage=tmp_path / "study.db")
+    search.fit(X, y, domains=domains)
+    assert type(search.study_) is optuna.Study
+    names = {"temperature", "learning_rate_factor", "weight_decay", "dropout"}
+    for trial in search.study_.trials:
+        assert set(trial.params) == {*names, "normalization"}
+        assert {"id_score", "scores"} <= set(trial.user_attrs)
+    table = search.study_.trials_dataframe()
+    np.testing.assert_array_equal(
+        table["user_attrs_id_score"], search.cv_results_["mean_test_id"]
+    )
+    np.testing.assert_array_equal(table["value"], search.cv_results_["mean_test_score"])
+
+
+@pytest.mark.parametrize("source", ["domains", "X_ood", "shifts"])
+@pytest.mark.parametrize("aggregate", ["mean", "worst"])
+def test_the_columns_are_scikit_learn_s(data, source, aggregate):
+    X, y, domains = data
+    given = {
+        "domains": {"domains": domains},
+        "X_ood": {"X_ood": X * 1.5, "y_ood": y, "domains_ood": domains},
+        "shifts": {},
+    }[source]
+    shifts = SHIFTS if source == "shifts" else None
+    search = make_search(shifts=shifts, n_seeds=2, n_trials=5, aggregate=aggregate)
+    results = search.fit(X, y, **given).cv_results_
+    n_splits = search.n_splits_
+    for kind in (GridSearchCV, StackedGridSearchCV):
+        grid = kind(
+            make(), {"temperature": [1.0], "learning_rate": [1e-3]}, cv=n_splits
+        )
+        theirs = grid.fit(X, y).cv_results_
+        # Of ours, the parameters are in the order of the space.
+        ours = [name for name in results if name in theirs]
+        assert set(ours) == set(theirs)
+        order = [k for k in theirs if not k.startswith("param_")]
+        assert order == [k for k in ours if not k.startswith("param_")]
+        for name in theirs.keys() - {"params"}:
+            assert results[name].dtype == theirs[name].dtype
+            assert results[name].shape == (5,)
+    splits = np.array([results[f"split{k}_test_score"] for k in range(n_splits)])
+    np.testing.assert_allclose(results["std_test_score"], splits.std(axis=0))
+    of_domains = np.array(
+        [results[f"mean_test_ood_{name}"] for name in search.domains_]
+    )
+    objective = of_domains.min if aggregate == "worst" else of_domains.mean
+    np.testing.assert_allclose(results["mean_test_score"], objective(axis=0))
+    np.testing.assert_allclose(results["mean_test_ood"], of_domains.mean(axis=0))
+    if aggregate == "mean":
+        np.testing.assert_allclose(results["mean_test_score"], splits.mean(axis=0))
+    id_splits = np.array([results[f"split{k}_test_id"] for k in range(n_splits)])
+    np.testing.assert_allclose(results["mean_test_id"], id_splits.mean(axis=0))
+    assert list(search.results_) == list(results)
 
 
 def test_default_draws_differ_from_trial_to_trial(data):

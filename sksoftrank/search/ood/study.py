@@ -293,13 +293,12 @@ class StudyLoop:
         untold: list[Trial],
     ) -> None:
         # One taken for gone, since its signs of life were late, is another's by now.
+        told = None
         with suppress(UpdateFinishedTrialError):
             told = reconnect(partial(self._finish, trial, scores, best_id))
-            untold.remove(trial)
-            for callback in self.callbacks:
-                callback(self.study, told)
-            return
         untold.remove(trial)
+        for callback in self.callbacks if told else ():
+            callback(self.study, told)
 
     def _finish(
         self, trial: Trial, scores: TrialScores | None, best_id: float
