@@ -1403,7 +1403,8 @@ def test_samplers_of_one_s_own(data, tmp_path):
     assert len(set(drawn)) == 6
 
 
-GRID = {"temperature": [10.0, 30.0], "dropout": [0.0, 0.1]}
+# As many points as leave room in the last batch.
+GRID = {"temperature": [10.0, 30.0, 60.0], "dropout": [0.0]}
 
 
 def make_samplers():
@@ -1446,10 +1447,9 @@ def test_a_grid_that_is_used_up_ends_the_search(data, tmp_path, kind, kept):
     for _ in range(2):
         search = make_search(space=GRID, sampler=sampler, n_trials=50, storage=storage)
         search.fit(X, y, domains=domains)
-        assert search.cv_results_["is_baseline"].tolist() == [True] * 4 + [False] * 4
-        tried = [tuple(params.values()) for params in search.cv_results_["params"][4:]]
-        assert sorted(tried) == [(10.0, 0.0), (10.0, 0.1), (30.0, 0.0), (30.0, 0.1)]
-        assert len(search.study_.trials) == 8
+        assert search.cv_results_["is_baseline"].tolist() == [True] * 4 + [False] * 3
+        assert sorted(search.cv_results_["param_temperature"][4:]) == [10, 30, 60]
+        assert len(search.study_.trials) == 7
 
 
 def test_a_function_may_prune_its_trial(data):

@@ -123,6 +123,33 @@ def test_more_trials_than_asked_for_change_nothing(tmp_path):
     assert again.best_params_ == first.best_params_
 
 
+def test_workers_that_start_together_run_each_baseline_once(tmp_path):
+    path = tmp_path / "study.db"
+    storage = storages.open_storage(path)
+    study = open_study(storage, "OODSearchCV", ["maximize"])
+    for place in (0, 1, 2, 3, 0, 1, 2, 3):
+        study.enqueue_trial({"temperature": 1.0}, user_attrs={BASELINE: place})
+    search = make_search(path).fit(*make_data())
+    assert search.cv_results_["trial"].tolist() == [0, 1, 2, 3, 8, 9, 10]
+    states = [trial.state.name for trial in search.study_.trials]
+    assert states == ["COMPLETE"] * 4 + ["FAIL"] * 4 + ["COMPLETE"] * 3
+
+
+def test_who_comes_second_to_the_last_trial_does_not_run_it(monkeypatch):
+    ask = optuna.Study.ask
+
+    def race(study):
+        if len(study.trials) == N_TRIALS - 1:
+            study.tell(ask(study), state=TrialState.PRUNED)
+        return ask(study)
+
+    monkeypatch.setattr(optuna.Study, "ask", race)
+    search = make_search().fit(*make_data())
+    states = [trial.state.name for trial in search.study_.trials]
+    assert states == ["COMPLETE"] * 6 + ["PRUNED", "FAIL", "WAITING"]
+    assert search.n_trials_ == N_TRIALS
+
+
 def test_a_trial_taken_for_gone_is_not_told_twice():
     taken = []
 
@@ -375,21 +402,24 @@ class Server:
     def start(self):
         options = {"listen_addresses": "127.0.0.1"}
         options["unix_socket_directories"] = self.folder
-        self.process = subprocess.Popen(
-            [
-                *(self.commands["postgres"], "-D", self.data, "-p", str(self.port)),
-                *("-F", *(w for k, v in options.items() for w in ("-c", f"{k}={v}"))),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            **self.run_as,
-        )
+        log = self.folder / "log"
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [
+                    *(self.commands["postgres"], "-D", self.data, "-F"),
+                    *("-p", str(self.port)),
+                    *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
+                ],
+                stdout=file,
+                stderr=file,
+                **self.run_as,
+            )
         for _ in range(300):
             try:
                 return socket.create_connection(("127.0.0.1", self.port)).close()
             except OSError:
                 time.sleep(0.1)
-        raise TimeoutError("PostgreSQL does not answer")
+        raise TimeoutError(f"PostgreSQL does not answer: {log.read_text()}")
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)

@@ -94,44 +94,31 @@ class TrialScores:
         return {**attr, **{k: None if np.isnan(v) else v for k, v in sizes.items()}}
 
 
+@dataclass(kw_only=True)
 class Evaluation:
     """Evaluates configurations, each on all splits and with all seeds."""
 
-    def __init__(
-        self,
-        base_estimator: BaseEstimator,
-        X: Any,
-        y: Any,
-        plan: Plan,
-        *,
-        seeds: Sequence[int],
-        fit_params: dict[str, Any],
-        scorer: Callable[..., float],
-        score_params: dict[str, Any],
-        error_score: Any,
-        n_jobs: int | None,
-    ) -> None:
-        self.base_estimator = base_estimator
-        self.X, self.y, self.plan = X, y, plan
-        self.seeds = seeds
-        self.fit_params = fit_params
-        self.scorer, self.score_params = scorer, score_params
-        self.error_score = error_score
-        self.n_jobs = n_jobs
+    base_estimator: BaseEstimator
+    X: Any
+    y: Any
+    plan: Plan
+    seeds: Sequence[int]
+    fit_params: dict[str, Any]
+    scorer: Callable[..., float]
+    score_params: dict[str, Any]
+    error_score: Any
+    n_jobs: int | None
+
+    def __post_init__(self) -> None:
         self.n_fits = 0
         self.unsupported: Counter[str] = Counter()
         self._identities: dict[Any, int] = {}
-        self.n_classes = len(set(np.asarray(y).ravel().tolist()))
-
-    @property
-    def fits_per_trial(self) -> int:
-        """Number of networks of a configuration."""
-        return len(self.plan.splits) * len(self.seeds)
+        self.n_classes = len(set(np.asarray(self.y).ravel().tolist()))
 
     @property
     def batch_size(self) -> int:
         """Number of trials to ask for at once; the same whatever the machine."""
-        return max(1, _BATCH_FITS // self.fits_per_trial)
+        return max(1, _BATCH_FITS // (len(self.plan.splits) * len(self.seeds)))
 
     def run(
         self,

@@ -30,15 +30,12 @@ def fingerprint(
     fit_params: Mapping[str, Any],
 ) -> dict[str, str]:
     """Return what a study is of, part by part, the same in every process."""
-    own = {
-        name: stable_repr(value)
-        for name, value in sorted(estimator.get_params(deep=True).items())
-        if not hasattr(value, "get_params") and name != "steps"
-    }
-    kinds = {
-        name: type(value).__name__
-        for name, value in sorted(estimator.get_params(deep=True).items())
+    params = {
+        f"estimator's {name}": type(value).__name__
         if hasattr(value, "get_params")
+        else stable_repr(value)
+        for name, value in sorted(estimator.get_params(deep=True).items())
+        if name != "steps"
     }
     rows = [
         (split.train, split.id.rows, *(o.rows for o in split.ood.values()))
@@ -48,7 +45,7 @@ def fingerprint(
     foreign = [(o.X, o.y) for o in scored.values() if o.X is not X]
     return {
         "estimator": type(estimator).__name__,
-        **{f"estimator's {name}": value for name, value in {**kinds, **own}.items()},
+        **params,
         "X": digest(X),
         "y": digest(y),
         "domains": f"{plan.domains}",

@@ -48,8 +48,10 @@ def params_of(
         return dict(grid[trial.user_attrs[BASELINE]])
     try:
         return space.suggest(trial)
-    except optuna.TrialPruned:
-        return trial.params
+    except (optuna.TrialPruned, ValueError):
+        if is_complete(trial):
+            raise
+        return trial.params  # Pruned before it had all of them.
 
 
 def make_columns(

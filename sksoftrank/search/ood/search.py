@@ -379,10 +379,10 @@ class OODSearchCV(BaseSearchCV):
         )
         plan = keep_defined(plan, y, scorer, self.scoring)
         evaluation = Evaluation(
-            base,
-            X,
-            y,
-            plan,
+            base_estimator=base,
+            X=X,
+            y=y,
+            plan=plan,
             seeds=seeds[1:],
             fit_params=routed.estimator.fit,
             scorer=scorer,

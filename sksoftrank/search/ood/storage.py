@@ -126,9 +126,14 @@ def retry_callback(max_retry: int | None = None) -> RetryHeartbeatStaleTrialCall
 
 def release(storage: BaseStorage) -> None:
     """Close a database's connections; it opens others when it is next used."""
-    if isinstance(storage, RDBStorage) and ":memory:" not in str(storage.engine.url):
+    if isinstance(storage, RDBStorage) and _outlives(storage):
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _outlives(storage: RDBStorage) -> bool:
+    """Return whether a database is more than its connection: no SQLite in memory."""
+    return storage.engine.url.database not in (None, "", ":memory:")
 
 
 def shown(storage: Any) -> str:
@@ -280,7 +285,7 @@ def _open_database(url: str) -> RDBStorage:
             time.sleep(random.uniform(0.05, 0.2) * (attempt + 1))
     if not is_sqlite:
         _wait_for_server(rdb.engine)
-    elif rdb.engine.url.database not in (None, "", ":memory:"):
+    elif _outlives(rdb):
         _lock_at_begin(rdb.engine)
         rdb.engine.dispose()
     return rdb

@@ -15,8 +15,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Self
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import optuna
@@ -99,6 +99,16 @@ def counted_trials(
     return sorted(counted, key=lambda trial: trial.number)
 
 
+def beat(study: optuna.Study, storage: BaseStorage, number: int) -> None:
+    """Record a sign of life of a trial, where the storage takes any."""
+    if storages.has_heartbeat(storage):
+        assert isinstance(storage, optuna.storages.RDBStorage)
+        study_id = storage.get_study_id_from_name(study.study_name)
+        storage.record_heartbeat(
+            storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        )
+
+
 @dataclass
 class StudyLoop:
     """One worker on a study."""
@@ -121,17 +131,22 @@ class StudyLoop:
         self.grid = self.grid[: self.n_trials]
         self._is_exhausted = False
         self._seen: set[int] = set()
-        self._wanted: list[Params] = []
 
     def run(self) -> list[FrozenTrial]:
         """Work on the study until it has all its trials; return those finished."""
         deadline = time.monotonic() + (self.timeout or math.inf)
         n_waits = 0
-        with optimize_loop(self.study), self._progress() as show:
+        before = [t for t in reconnect(self._counted) if t.state.is_finished()]
+        options = {"total": self.n_trials, "initial": len(before), "unit": "trial"}
+        bar = tqdm(**options, disable=self.verbose <= 0)
+        with optimize_loop(self.study), bar:
             while True:
                 counted = reconnect(self._counted)
                 finished = [trial for trial in counted if trial.state.is_finished()]
-                show(finished)
+                values = [trial.values[0] for trial in finished if trial.values]
+                if values:
+                    bar.set_description(f"best {max(values):.4f}", refresh=False)
+                bar.update(len(finished) - bar.n)
                 running = [t for t in counted if t.state == TrialState.RUNNING]
                 n_waiting = len(counted) - len(finished) - len(running)
                 n_free = 0 if self._is_exhausted else self.n_trials - len(counted)
@@ -151,24 +166,6 @@ class StudyLoop:
                 else:
                     return finished
 
-    @contextmanager
-    def _progress(self) -> Iterator[Callable[[list[FrozenTrial]], None]]:
-        n_before = len([t for t in reconnect(self._counted) if t.state.is_finished()])
-        with tqdm(
-            total=self.n_trials,
-            initial=n_before,
-            unit="trial",
-            disable=self.verbose <= 0,
-        ) as bar:
-
-            def show(finished: list[FrozenTrial]) -> None:
-                values = [t.values[0] for t in finished if t.values]
-                if values:
-                    bar.set_description(f"best {max(values):.4f}", refresh=False)
-                bar.update(len(finished) - bar.n)
-
-            yield show
-
     # -- Which trials there are --------------------------------------------------------
 
     def _counted(self) -> list[FrozenTrial]:
@@ -182,7 +179,7 @@ class StudyLoop:
         missing = [place for place in range(len(self.grid)) if place not in there]
         if not missing:
             return counted
-        wanted = self._baseline_params()
+        wanted = self._baseline_points
         for place in missing:
             self.study.enqueue_trial(wanted[place], user_attrs={BASELINE: place})
         if not trials and isinstance(self.study.sampler, BruteForceSampler):
@@ -192,18 +189,17 @@ class StudyLoop:
                     self.study.enqueue_trial(params)
         return self._counted()
 
-    def _baseline_params(self) -> list[Params]:
-        """Return the space's points next to the baselines, for the sampler to learn."""
-        if not self._wanted:
-            base = self.evaluation.base_estimator
-            with quiet():
-                self._wanted = [
-                    nearest_params(
-                        self.space, baseline_wanted(with_params(base, params), params)
-                    )
-                    for params in self.grid
-                ]
-        return self._wanted
+    @cached_property
+    def _baseline_points(self) -> list[Params]:
+        """The space's points next to the baselines, for the sampler to learn from."""
+        base = self.evaluation.base_estimator
+        with quiet():
+            return [
+                nearest_params(
+                    self.space, baseline_wanted(with_params(base, params), params)
+                )
+                for params in self.grid
+            ]
 
     def _tries_everything(self) -> bool:
         return isinstance(self.study.sampler, GridSampler | BruteForceSampler)
@@ -238,25 +234,54 @@ class StudyLoop:
 
     def _run_batch(self, n_waiting: int, n_free: int) -> None:
         untold: list[Trial] = []
+        candidates: dict[Trial, Params] = {}
         try:
-            with Heartbeat(self.study, self.storage) as heartbeat:
+            with self._alive(untold):
                 for place in range(min(self.evaluation.batch_size, n_waiting + n_free)):
                     # What waits comes first.
                     if place >= n_waiting and self._has_nothing_left():
                         break
                     trial = reconnect(self.study.ask)
                     untold.append(trial)
-                    heartbeat.add(trial.number)
-                asked = {trial: self._suggest(trial) for trial in untold}
-                candidates = {t: p for t, p in asked.items() if p is not None}
-                for trial in [t for t, params in asked.items() if params is None]:
-                    self._tell(trial, None, math.nan, untold)
+                    reconnect(partial(beat, self.study, self.storage, trial.number))
+                    if trial.number not in {t.number for t in reconnect(self._counted)}:
+                        # Another worker was first, with the last or with a baseline.
+                        self._give_back(untold.pop())
+                        continue
+                    params = self._suggest(trial)
+                    if params is None:
+                        self._tell(trial, None, math.nan, untold)
+                    else:
+                        candidates[trial] = params
                 if candidates:
                     self._evaluate(candidates, untold)
         except BaseException:
             for trial in untold:
                 self._give_back(trial)
             raise
+
+    @contextmanager
+    def _alive(self, trials: list[Trial]) -> Iterator[None]:
+        """Show signs of life of trials, as `Study.optimize` does for one."""
+        is_over = threading.Event()
+
+        def go_on() -> None:
+            while not is_over.wait(storages.BEAT_SECONDS):
+                for trial in list(trials):
+                    # One that fails is made up for by the next.
+                    with suppress(Exception):
+                        beat(self.study, self.storage, trial.number)
+            self.storage.remove_session()
+
+        thread = threading.Thread(target=go_on, daemon=True)
+        if storages.has_heartbeat(self.storage):
+            thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            if thread.ident is not None:
+                thread.join()
 
     def _suggest(self, trial: Trial) -> Params | None:
         """Return a trial's parameters; None if its function pruned it."""
@@ -293,24 +318,34 @@ class StudyLoop:
         untold: list[Trial],
     ) -> None:
         # One taken for gone, since its signs of life were late, is another's by now.
-        told = None
+        told: FrozenTrial | None = None
         with suppress(UpdateFinishedTrialError):
             told = reconnect(partial(self._finish, trial, scores, best_id))
         untold.remove(trial)
-        for callback in self.callbacks if told else ():
-            callback(self.study, told)
+        if told is not None:
+            for callback in self.callbacks:
+                callback(self.study, told)
 
     def _finish(
         self, trial: Trial, scores: TrialScores | None, best_id: float
     ) -> FrozenTrial:
-        values, state = None, TrialState.PRUNED
-        if scores is not None and not scores.is_pruned:
+        values: list[float] | None = None
+        state = TrialState.PRUNED
+        if scores is not None and scores.are_sound:
+            state = TrialState.COMPLETE
+            outcome = Outcome(scores.ood, scores.id, scores.n_components)
+            trial.set_user_attr(ID_SCORE, outcome.id_score)
+            trial.set_user_attr(SCORES, scores.to_attr())
+            values = [outcome.ood_score(self.aggregate)]
+            if len(self.study.directions) > 1:
+                values += [outcome.id_score, outcome.n_components]
+            elif ID_SCORE not in trial.constraints:
+                excess = best_id - self.id_tolerance - outcome.id_score
+                trial.set_constraint(ID_SCORE, excess)
+        elif scores is not None and not scores.is_pruned:
             state = TrialState.FAIL
-            if scores.are_sound:
-                values, state = self._note(trial, scores, best_id), TrialState.COMPLETE
-            else:
-                error = scores.error or ValueError("the score is not finite")
-                trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:500])
+            error = scores.error or ValueError("the score is not finite")
+            trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:500])
         sampler = self.study.sampler
         if BASELINE in trial.user_attrs:
             # Not this sampler's trial: GridSampler would miss a place in its grid.
@@ -320,24 +355,12 @@ class StudyLoop:
         finally:
             self.study.sampler = sampler
 
-    def _note(self, trial: Trial, scores: TrialScores, best_id: float) -> list[float]:
-        """Keep a trial's scores in its attributes; return its objectives."""
-        outcome = Outcome(scores.ood, scores.id, scores.n_components)
-        trial.set_user_attr(ID_SCORE, outcome.id_score)
-        trial.set_user_attr(SCORES, scores.to_attr())
-        values = [outcome.ood_score(self.aggregate)]
-        if len(self.study.directions) > 1:
-            return [*values, outcome.id_score, outcome.n_components]
-        if ID_SCORE not in trial.constraints:
-            excess = best_id - self.id_tolerance - outcome.id_score
-            trial.set_constraint(ID_SCORE, excess)
-        return values
-
     def _give_back(self, trial: Trial) -> None:
-        """Fail a trial that was interrupted, and queue it once more."""
+        """Fail a trial that was not run to its end, and queue it once more."""
         with suppress(Exception):  # Where the storage is what failed.
             told = self.study.tell(trial, state=TrialState.FAIL)
-            storages.retry_callback()(self.study, told)
+            if BASELINE not in trial.user_attrs:  # Else queued where it is missing.
+                storages.retry_callback()(self.study, told)
 
     def _wait(self, running: list[FrozenTrial], n_waits: int) -> None:
         """Wait for the trials of others, the longer the more often one has."""
@@ -359,49 +382,3 @@ class StudyLoop:
                 stacklevel=6,
             )
         time.sleep(min(longest, first * 1.5**n_waits))
-
-
-# -- Signs of life ---------------------------------------------------------------------
-
-
-def beat(study: optuna.Study, storage: BaseStorage, number: int) -> None:
-    """Record a sign of life of a trial, where the storage takes any."""
-    if storages.has_heartbeat(storage):
-        assert isinstance(storage, optuna.storages.RDBStorage)
-        study_id = storage.get_study_id_from_name(study.study_name)
-        storage.record_heartbeat(
-            storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        )
-
-
-class Heartbeat:
-    """Shows that a worker's trials are alive, as `Study.optimize` does for one."""
-
-    def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
-        self.study, self.storage = study, storage
-        self._numbers: list[int] = []
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def add(self, number: int) -> None:
-        """Begin with a trial."""
-        reconnect(partial(beat, self.study, self.storage, number))
-        self._numbers.append(number)
-
-    def __enter__(self) -> Self:
-        if storages.has_heartbeat(self.storage):
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._is_over.wait(storages.BEAT_SECONDS):
-            for number in list(self._numbers):
-                # One that fails is made up for by the next, or the trial is given up.
-                with suppress(Exception):
-                    beat(self.study, self.storage, number)
-        self.storage.remove_session()
