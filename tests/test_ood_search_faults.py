@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
@@ -382,6 +382,15 @@ def test_a_url_that_can_t_be(url, error, message, monkeypatch):
 # -- PostgreSQL ------------------------------------------------------------------------
 
 
+def free_port():
+    """Return a port that the system gives to nobody while the server is away."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
+
+
 class Server:
     """A PostgreSQL server of our own."""
 
@@ -394,9 +403,7 @@ class Server:
             capture_output=True,
             **self.run_as,
         )
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/postgres"
 
     def start(self):
