@@ -1020,7 +1020,7 @@ class Below(optuna.pruners.BasePruner):
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
 @pytest.mark.parametrize("callbacks", [None, [Callback()]])  # Stacked, and by skorch.
-def test_hopeless_trials_end_early(data, n_jobs, callbacks):
+def test_pruned_trials_end_early(data, n_jobs, callbacks):
     X, y, domains = data
     estimator = make(max_epochs=20, callbacks=callbacks)
     search = make_search(estimator, pruner=Below(True), n_jobs=n_jobs)
@@ -1069,7 +1069,7 @@ def test_a_report_is_the_score_at_that_epoch(data, callbacks):
     assert reports[4] == short.best_score_
 
 
-def test_a_hopeless_network_of_its_own_saves_its_epochs(data):
+def test_a_pruned_network_of_its_own_saves_its_epochs(data):
     X, y, domains = data
     own = domains < 3
     epochs = []

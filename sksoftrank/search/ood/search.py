@@ -116,7 +116,8 @@ class OODSearchCV(BaseSearchCV):
         was ended goes on. All processes with the same `storage` and `study_name` work
         together, and choose the same. In a database given as path or URL, trials whose
         worker was killed are run again, a minute later; other storages don't notice,
-        and the other workers wait. None keeps the study in memory.
+        and the other workers wait. None keeps the study in memory, where the same fit
+        goes on after Ctrl-C.
     study_name : str, default=None
         Name of the study in the storage; None takes "OODSearchCV".
     study_callbacks : list of callable, default=None
@@ -488,7 +489,7 @@ class OODSearchCV(BaseSearchCV):
             if self.pruner is not None:
                 raise ValueError(
                     "pruner must be None with objective='pareto', where no trial is "
-                    f"hopeless by one number, got {self.pruner!r}. Remove it, or use "
+                    f"judged by one number, got {self.pruner!r}. Remove it, or use "
                     "objective='ood'."
                 )
         if is_ours:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sqlite3
 import time
 import warnings
@@ -42,6 +43,7 @@ _NETWORK = {
 _MOUNTS = Path("/proc/self/mounts")
 _FIXES = {
     "full": "make room on the disk",
+    "I/O": "make room on the disk, or mend it",
     "locked": "end the process that holds it",
     "readonly": "mend the permissions of the file and its folder",
     "malformed": "put back a copy of the file or pass another path",
@@ -138,16 +140,8 @@ def _outlives(storage: RDBStorage) -> bool:
 
 def shown(storage: Any) -> str:
     """Return a storage as text, without a password."""
-    if isinstance(storage, str) and "://" in storage:
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import ArgumentError
-
-        try:
-            return repr(make_url(storage).render_as_string(hide_password=True))
-        except ArgumentError:
-            return f"'{storage.partition('://')[0]}://...'"
     if isinstance(storage, str | os.PathLike):
-        return repr(os.fspath(storage))
+        return repr(re.sub(r"(?<=://)([^:@]*):.*@", r"\1:***@", os.fspath(storage)))
     return f"<{type(storage).__name__}>"
 
 
