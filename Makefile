@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 CORE := estimators compression rank losses net search ood_search ood datasets displays
 
-.PHONY: demo test test-kernels test-lowest lint bench clean
+.PHONY: demo test test-kernels test-lowest test-postgres lint bench clean
 
 demo: $(READY)
 	$(BIN)/python -m sksoftrank
@@ -27,6 +27,10 @@ THREADS := SKSOFTRANK_TEST_THREADS=2 OMP_WAIT_POLICY=passive
 test-kernels: $(READY)
 	$(OLD) $(BIN)/python -m pytest -m kernels -n 2
 	$(AVX2) $(THREADS) $(BIN)/python -m pytest -m kernels
+
+# On a server of its own in a temporary folder; skipped where PostgreSQL is missing.
+test-postgres: $(READY)
+	$(BIN)/python -m pytest -m postgres tests/test_ood_search_faults.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -243,7 +243,7 @@ def parameters(network):
 def tuned_baseline(search, network):
     """Return the network at T = 1 with the rate that does best in distribution."""
     results = search.cv_results_
-    id_scores = np.where(results["is_baseline"], results["id_score"], -np.inf)
+    id_scores = np.where(results["is_baseline"], results["mean_test_id"], -np.inf)
     return clone(network).set_params(**results["params"][int(np.argmax(id_scores))])
 
 

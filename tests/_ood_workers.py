@@ -19,24 +19,27 @@ import torch
 from scipy.stats import loguniform
 
 from sksoftrank import OODSearchCV, SoftRankMLPClassifier
-from sksoftrank.search import _ood_fits, _ood_storage
+from sksoftrank.search.ood import evaluation
+from sksoftrank.search.ood import storage as storages
+from sksoftrank.search.ood.study import open_study
 from sksoftrank.shifts import OffsetDrift
 
 N_TRIALS = 7
-# A trial a batch: more moments at which a worker may be killed.
-_BATCH_FITS = 2
 
 
-def make_search(storage, study_name="study"):
+def make_search(storage=None, name=None, **options):
     return OODSearchCV(
-        SoftRankMLPClassifier(4, max_epochs=2, batch_size=64),
+        SoftRankMLPClassifier(4, max_epochs=2, batch_size=32),
         {"temperature": loguniform(0.3, 100)},
-        n_trials=N_TRIALS,
-        cv=2,
-        shifts=[OffsetDrift(3)],
-        storage=storage,
-        study_name=study_name,
-        random_state=0,
+        **{
+            "n_trials": N_TRIALS,
+            "cv": 2,
+            "shifts": [OffsetDrift(2)],
+            "storage": storage,
+            "study_name": name,
+            "random_state": 0,
+            **options,
+        },
     )
 
 
@@ -46,13 +49,24 @@ def make_data():
     return np.eye(3, 4)[y] + rng.standard_normal((60, 4)), y
 
 
+def finished(storage, name):
+    """Return the values of the trials that are complete, by number."""
+    opened = storages.open_storage(storage)
+    try:
+        trials = open_study(opened, name, ["maximize"]).get_trials()
+        return {t.number: t.values for t in trials if t.values is not None}
+    finally:
+        storages.release(opened)
+
+
 def work(storage, name, pipe):
     search = make_search(storage, name).fit(*make_data())
+    results = search.cv_results_
     report = {
-        "n_trials": search.n_trials_,
-        "best_index": search.best_index_,
-        "n_baselines": int(search.cv_results_["is_baseline"].sum()),
-        "scores": search.cv_results_["ood_score"].tolist(),
+        "trials": results["trial"].tolist(),
+        "best": int(results["trial"][search.best_index_]),
+        "n_baselines": int(results["is_baseline"].sum()),
+        "scores": results["mean_test_score"].tolist(),
     }
     os.write(pipe, json.dumps(report).encode())
 
@@ -86,11 +100,13 @@ def finish(pid, read):
 
 def main(storage, n_rounds, seed):
     torch.set_num_threads(1)
-    _ood_fits._BATCH_FITS = _BATCH_FITS
+    # A trial a batch: more moments at which a worker may be killed.
+    evaluation._BATCH_FITS = 1
+    storages.BEAT_SECONDS, storages.GRACE_SECONDS = 1, 2
     rng = random.Random(seed)
     # What is imported and compiled here, no worker has to.
-    make_search(None, None).fit(*make_data())
-    _ood_storage.release(_ood_storage.open_storage(storage))
+    make_search().fit(*make_data())
+    storages.release(storages.open_storage(storage))
     begin = time.perf_counter()
     finish(*start(storage, "warm up"))
     seconds = time.perf_counter() - begin
@@ -100,9 +116,17 @@ def main(storage, n_rounds, seed):
         time.sleep(rng.uniform(0, seconds))
         os.kill(victim[0], signal.SIGKILL)
         killed = finish(*victim)
+        before = finished(storage, name)
         alive = finish(*survivor)
+        after = finished(storage, name)
         late = finish(*start(storage, name))
-        report = {"killed": killed, "alive": alive, "late": late}
+        report = {
+            "killed": killed,
+            "alive": alive,
+            "late": late,
+            "lost": [k for k, values in before.items() if after.get(k) != values],
+            "added": len(finished(storage, name)) - len(after),
+        }
         sys.stdout.write(json.dumps(report) + "\n")
 
 

@@ -1,10 +1,13 @@
 """The search under a shift: what it chooses, from what, and what it leaves alone."""
 
 import pickle
+import sqlite3
 import subprocess
 import sys
 import warnings
+from contextlib import closing
 from decimal import Decimal
+from importlib.util import find_spec
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +17,8 @@ import polars as pl
 import pytest
 import sklearn
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from scipy import sparse, stats
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import make_classification
@@ -21,6 +26,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import FitFailedWarning, UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import (
+    GridSearchCV,
     GroupKFold,
     KFold,
     PredefinedSplit,
@@ -38,16 +44,20 @@ from sksoftrank import (
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
     SoftRankTransformerClassifier,
+    StackedGridSearchCV,
 )
 from sksoftrank.corruptions import Corruption
-from sksoftrank.search import _ood_fits, _ood_space
-from sksoftrank.search._ood_choice import Outcome, choose, paired_gain, pareto_front
-from sksoftrank.search._ood_results import digest, outcome
-from sksoftrank.search._ood_space import baseline_grid, make_space
-from sksoftrank.search._ood_splits import make_plan
+from sksoftrank.search.ood import evaluation
+from sksoftrank.search.ood import space as space_module
+from sksoftrank.search.ood.choice import Outcome, choose, paired_gain, pareto_front
+from sksoftrank.search.ood.fingerprint import digest
+from sksoftrank.search.ood.protocol import make_plan
+from sksoftrank.search.ood.results import outcome
+from sksoftrank.search.ood.space import baseline_grid, make_space
 from sksoftrank.shifts import FeatureDropout, GainDrift, GaussianNoise, OffsetDrift
 
 SHIFTS = [GainDrift(3), OffsetDrift(2)]
+TIMES = [f"{of}_{what}_time" for of in ("mean", "std") for what in ("fit", "score")]
 
 
 @pytest.fixture(scope="module")
@@ -400,7 +410,7 @@ def test_parts_that_cannot_be_scored_are_left_out(data):
         X[own], y[own], X_ood=X[~own], y_ood=y[~own].reshape(-1, 1)[:, 0]
     )
     np.testing.assert_array_equal(
-        search.cv_results_["ood_score"], plain.cv_results_["ood_score"]
+        search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"]
     )
 
 
@@ -542,7 +552,7 @@ def test_a_domain_without_a_score_is_left_out_by_name(data, scoring, change, rea
     assert record[0].filename == __file__
     assert search.domains_ == ["0", "1", "2"]
     assert search.n_splits_ == 6
-    assert np.isfinite(search.cv_results_["ood_score"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     # It is a source of the others all the same.
     assert set(search.classes_) == set(y)
 
@@ -564,11 +574,11 @@ def test_classes_do_not_matter_to_accuracy(data):
     X, y, domains = one_sided(data, lacking=[2], holding=[7])
     search = make_search(n_trials=5).fit(X, y, domains=domains)
     assert search.domains_ == ["0", "1", "2", "3"]
-    assert np.isfinite(search.cv_results_["ood_score_3"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_ood_3"]).all()
 
 
 def test_no_search_without_a_score(data, monkeypatch):
-    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    monkeypatch.setattr(evaluation, "fit_stacked", None)
     X, y, domains = data
     y = np.minimum(y, 1)
     for d in range(4):
@@ -611,7 +621,7 @@ def test_an_iterator_gives_its_folds_to_every_domain(data, form):
     ],
 )
 def test_folds_that_do_not_fit_are_refused(data, cv, message, monkeypatch):
-    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    monkeypatch.setattr(evaluation, "fit_stacked", None)
     X, y, domains = data
     with pytest.raises(ValueError, match=message):
         make_search(cv=cv).fit(X, y, domains=domains)
@@ -738,8 +748,8 @@ def test_the_default_space_and_the_baseline(estimator, names):
 
 def test_the_baseline_may_have_any_learning_rate_that_is_searched():
     # Else temperature gets the credit for one that the baseline was not allowed.
-    assert min(_ood_space.BASELINE_FACTORS) <= min(_ood_space._RATE_FACTORS)
-    assert max(_ood_space.BASELINE_FACTORS) >= max(_ood_space._RATE_FACTORS)
+    assert min(space_module.BASELINE_FACTORS) <= min(space_module._RATE_FACTORS)
+    assert max(space_module.BASELINE_FACTORS) >= max(space_module._RATE_FACTORS)
 
 
 def test_no_default_for_a_foreign_estimator(data):
@@ -760,7 +770,9 @@ def test_a_conditional_space(data):
             params["max_grad_norm"] = trial.suggest_float("norm", 0.1, 1)
         return params
 
-    search = make_search(space=space, n_trials=12).fit(X, y, domains=domains)
+    values = {"optimizer": ["adam", "sgd"], "decay": [0.1], "norm": [0.5]}
+    sampler = optuna.samplers.GridSampler(values)
+    search = make_search(space=space, sampler=sampler).fit(X, y, domains=domains)
     kinds = {frozenset(params) for params in search.cv_results_["params"][4:]}
     assert kinds == {
         frozenset({"optimizer", "weight_decay"}),
@@ -853,8 +865,8 @@ def test_stacks_score_as_single_fits_do(data, source):
     assert stacked.fallback_reason_ is None
     assert "Solo" in single.fallback_reason_
     pd.testing.assert_frame_equal(
-        stacked.results_.drop(columns="fit_time"),
-        single.results_.drop(columns="fit_time"),
+        stacked.results_.drop(columns=TIMES),
+        single.results_.drop(columns=TIMES),
     )
     assert stacked.best_reason_ == single.best_reason_
     np.testing.assert_array_equal(stacked.predict_proba(X), single.predict_proba(X))
@@ -874,9 +886,11 @@ def test_scores_are_those_of_a_hand_written_loop(data):
                 clf.fit(X[split.train], y[split.train])
                 ood[row, d] = clf.score(X[domains == d], y[domains == d])
                 held_out.append(clf.score(X[split.id.rows], y[split.id.rows]))
-        assert search.cv_results_["ood_score"][k] == pytest.approx(ood.mean())
-        assert search.cv_results_["ood_score_2"][k] == pytest.approx(ood[:, 2].mean())
-        assert search.cv_results_["id_score"][k] == pytest.approx(np.mean(held_out))
+        assert search.cv_results_["mean_test_score"][k] == pytest.approx(ood.mean())
+        assert search.cv_results_["mean_test_ood_2"][k] == pytest.approx(
+            ood[:, 2].mean()
+        )
+        assert search.cv_results_["mean_test_id"][k] == pytest.approx(np.mean(held_out))
 
 
 def test_the_first_trials_are_the_baseline(data):
@@ -899,16 +913,16 @@ def test_results_and_attributes(data):
     table = search.results_
     assert isinstance(table, pd.DataFrame)
     assert len(table) == search.n_trials_ == 7
-    assert list(table["rank_ood_score"].sort_values()) == sorted(
-        stats.rankdata(-table["ood_score"], method="min")
+    assert list(table["rank_test_score"].sort_values()) == sorted(
+        stats.rankdata(-table["mean_test_score"], method="min")
     )
-    scores = table[[f"ood_score_{d}" for d in range(4)]]
-    np.testing.assert_allclose(scores.mean(axis=1), table["ood_score"])
+    scores = table[[f"mean_test_ood_{d}" for d in range(4)]]
+    np.testing.assert_allclose(scores.mean(axis=1), table["mean_test_score"])
     assert table["n_components"].between(1, 8).all()
     assert table["rank"].between(1, 8).all()
-    assert (table["fit_time"] > 0).all()
+    assert (table["mean_fit_time"] > 0).all()
     assert table["state"].unique().tolist() == ["COMPLETE"]
-    assert search.best_score_ == table["ood_score"][search.best_index_]
+    assert search.best_score_ == table["mean_test_score"][search.best_index_]
     assert search.n_splits_ == 8
     assert search.score(X, y) == search.best_estimator_.score(X, y)
     np.testing.assert_array_equal(search.classes_, [0, 1, 2])
@@ -923,11 +937,11 @@ def test_the_same_random_state_gives_the_same_search(data):
         make_search(n_jobs=n_jobs).fit(X, y, domains=domains) for n_jobs in (None, 2)
     )
     pd.testing.assert_frame_equal(
-        one.results_.drop(columns="fit_time"), other.results_.drop(columns="fit_time")
+        one.results_.drop(columns=TIMES), other.results_.drop(columns=TIMES)
     )
     np.testing.assert_array_equal(one.predict_proba(X), other.predict_proba(X))
     third = make_search(random_state=1).fit(X, y, domains=domains)
-    assert (third.results_["ood_score"] != one.results_["ood_score"]).any()
+    assert (third.results_["mean_test_score"] != one.results_["mean_test_score"]).any()
 
 
 def test_it_chooses_what_holds_up():
@@ -969,7 +983,9 @@ def test_the_pareto_front_of_a_search(data):
     search = make_search(objective="pareto", n_trials=8).fit(X, y, domains=domains)
     front = {entry["index"] for entry in search.pareto_front_}
     table = search.results_
-    points = table[["ood_score", "id_score"]].assign(size=-table["n_components"])
+    points = table[["mean_test_score", "mean_test_id"]].assign(
+        size=-table["n_components"]
+    )
     for k, point in points.iterrows():
         beaten = (points >= point).all(axis=1) & (points > point).any(axis=1)
         assert (k in front) != beaten.any()
@@ -1004,13 +1020,13 @@ class Below(optuna.pruners.BasePruner):
 
 @pytest.mark.parametrize("n_jobs", [None, 2])
 @pytest.mark.parametrize("callbacks", [None, [Callback()]])  # Stacked, and by skorch.
-def test_hopeless_trials_end_early(data, n_jobs, callbacks):
+def test_pruned_trials_end_early(data, n_jobs, callbacks):
     X, y, domains = data
     estimator = make(max_epochs=20, callbacks=callbacks)
     search = make_search(estimator, pruner=Below(True), n_jobs=n_jobs)
     search.fit(X, y, domains=domains)
     assert search.cv_results_["state"].tolist() == ["COMPLETE"] * 4 + ["PRUNED"] * 3
-    assert np.isnan(search.cv_results_["ood_score"][4:]).all()
+    assert np.isnan(search.cv_results_["mean_test_score"][4:]).all()
     assert search.best_index_ < 4
     # Every second epoch of the baseline; the others end at their first report.
     steps = [sorted(t.intermediate_values) for t in search.study_.trials]
@@ -1030,8 +1046,8 @@ def test_reports_change_nothing(data, callbacks, dtype):
         type(c) for _, c in plain.best_estimator_.net_.callbacks_
     ]
     pd.testing.assert_frame_equal(
-        plain.results_.drop(columns="fit_time"),
-        pruned.results_.drop(columns="fit_time"),
+        plain.results_.drop(columns=TIMES),
+        pruned.results_.drop(columns=TIMES),
     )
 
 
@@ -1053,7 +1069,7 @@ def test_a_report_is_the_score_at_that_epoch(data, callbacks):
     assert reports[4] == short.best_score_
 
 
-def test_a_hopeless_network_of_its_own_saves_its_epochs(data):
+def test_a_pruned_network_of_its_own_saves_its_epochs(data):
     X, y, domains = data
     own = domains < 3
     epochs = []
@@ -1108,7 +1124,7 @@ def test_fits_that_fail(data):
     with pytest.raises(FloatingPointError):
         clone(search).set_params(error_score="raise").fit(X, y, domains=domains)
     zero = clone(search).set_params(error_score=0.0).fit(X, y, domains=domains)
-    assert (zero.cv_results_["ood_score"][failed] == 0).all()
+    assert (zero.cv_results_["mean_test_score"][failed] == 0).all()
     broken = make_search(make(learning_rate=1e30), {"dropout": [0.0]}, n_trials=4)
     with pytest.raises(ValueError, match="All 4 trials failed, the first with: Floa"):
         broken.fit(X, y, domains=domains)
@@ -1129,7 +1145,7 @@ def test_fits_that_fail(data):
 )
 def test_bad_parameters(data, options, message, monkeypatch):
     X, y, domains = data
-    monkeypatch.setattr(_ood_fits, "fit_stacked", None)
+    monkeypatch.setattr(evaluation, "fit_stacked", None)
     with pytest.raises(ValueError, match=message):
         make_search(**options).fit(X, y, domains=domains)
 
@@ -1153,10 +1169,11 @@ def test_nothing_is_printed_unless_asked(data, capfd):
     X, y, domains = data
     make_search().fit(X, y, domains=domains)
     assert capfd.readouterr() == ("", "")
-    make_search(verbose=1).fit(X, y, domains=domains)
+    search = make_search(verbose=1).fit(X, y, domains=domains)
     out, err = capfd.readouterr()
-    assert "7 of 7 trials" in out
-    assert err == ""
+    assert out == ""
+    assert "7/7" in err
+    assert f"best {search.cv_results_['mean_test_score'].max():.4f}" in err
 
 
 # -- What goes along with the rows -----------------------------------------------------
@@ -1167,7 +1184,9 @@ def test_sample_weights_and_groups(data):
     weight = np.random.default_rng(0).uniform(0.5, 2, 160)
     plain = make_search().fit(X, y, domains=domains)
     weighed = make_search().fit(X, y, domains=domains, sample_weight=weight)
-    assert (weighed.results_["ood_score"] != plain.results_["ood_score"]).any()
+    assert (
+        weighed.results_["mean_test_score"] != plain.results_["mean_test_score"]
+    ).any()
     groups = np.arange(160) // 8
     make_search(cv=GroupKFold(2)).fit(X, y, domains=domains, groups=groups)
     make_search(cv=GroupKFold(2)).fit(X, y, X_ood=X, y_ood=y, groups=groups)
@@ -1237,22 +1256,28 @@ def test_frames_with_categories(data, form, kind):
             8, n_heads=2, depth=1, max_epochs=2, random_state=0
         )
     search = make_search(estimator, shifts=[GainDrift(3)]).fit(frame, y)
-    assert np.isfinite(search.cv_results_["ood_score"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert (search.fallback_reason_ is None) == (kind == "mlp")
     assert search.predict(frame).shape == y.shape
     search = make_search(estimator).fit(frame, y, domains=domains)
-    assert np.isfinite(search.cv_results_["ood_score"]).all()
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 # -- Studies that are kept -------------------------------------------------------------
 
 
-@pytest.fixture(params=["journal", "sqlite", "object"])
+@pytest.fixture(params=["path", "url", "journal"])
 def storage(request, tmp_path):
+    path = tmp_path / "study.db"
     if request.param == "journal":
-        return tmp_path / "study.log"
-    url = f"sqlite:///{tmp_path / 'study.db'}"
-    return url if request.param == "sqlite" else optuna.storages.RDBStorage(url)
+        return JournalStorage(JournalFileBackend(str(path)))
+    return path if request.param == "path" else f"sqlite:///{path}"
+
+
+def read(path):
+    """Return all that a database holds."""
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
 
 
 def test_a_rerun_goes_on_where_it_was(data, storage):
@@ -1264,8 +1289,8 @@ def test_a_rerun_goes_on_where_it_was(data, storage):
     more = make_search(storage=storage, n_trials=10).fit(X, y, domains=domains)
     assert more.n_trials_ == 10
     pd.testing.assert_frame_equal(
-        more.results_.iloc[:7].drop(columns="rank_ood_score"),
-        first.results_.drop(columns="rank_ood_score"),
+        more.results_.iloc[:7].drop(columns="rank_test_score"),
+        first.results_.drop(columns="rank_test_score"),
     )
 
 
@@ -1284,14 +1309,14 @@ def test_a_rerun_goes_on_where_it_was(data, storage):
 )
 def test_a_changed_search_under_the_same_name(data, tmp_path, change, message):
     X, y, domains = data
-    path = tmp_path / "study.log"
+    path = tmp_path / "study.db"
     make_search(storage=path, n_trials=3).fit(X, y, domains=domains)
-    before = path.read_text()
+    before = read(path)
     changed = make_search(**change, storage=path)
     with pytest.raises(ValueError, match=message) as caught:
         changed.fit(X, y, domains=domains)
     assert "pass another study_name" in str(caught.value)
-    assert path.read_text() == before
+    assert read(path) == before
     changed.set_params(study_name="another", n_trials=3)
     if "space" not in change or not callable(change["space"]):
         assert changed.fit(X, y, domains=domains).n_trials_ == 3
@@ -1299,7 +1324,7 @@ def test_a_changed_search_under_the_same_name(data, tmp_path, change, message):
 
 def test_changed_data_under_the_same_name(data, tmp_path):
     X, y, domains = data
-    search = make_search(storage=tmp_path / "study.log", n_trials=3)
+    search = make_search(storage=tmp_path / "study.db", n_trials=3)
     search.fit(X, y, domains=domains)
     for changed, message in [
         ((X + 1e-9, y, domains), "differs in X:"),
@@ -1340,7 +1365,7 @@ def test_equal_data_have_one_digest_however_they_lie_in_memory():
 def test_a_digest_is_the_same_in_another_process():
     code = (
         "import numpy as np, pandas as pd\n"
-        "from sksoftrank.search._ood_results import digest\n"
+        "from sksoftrank.search.ood.fingerprint import digest\n"
         "data = [np.eye(3), pd.DataFrame({'a': ['u', 'v']}), {'x': {1}, 'y': object}]"
     )
     scope = {}
@@ -1353,7 +1378,7 @@ def test_a_digest_is_the_same_in_another_process():
 
 def test_a_model_loads_where_its_study_is_not(data, tmp_path):
     X, y, domains = data
-    path = tmp_path / "study.log"
+    path = tmp_path / "study.db"
     search = make_search(storage=path).fit(X, y, domains=domains)
     text = pickle.dumps(search)
     assert len(pickle.loads(text).study_.trials) == 7
@@ -1371,11 +1396,174 @@ def test_samplers_of_one_s_own(data, tmp_path):
         one.results_["param_temperature"], other.results_["param_temperature"]
     )
     # Those who join a study draw other points than it has.
-    path = tmp_path / "study.log"
+    path = tmp_path / "study.db"
     make_search(sampler=sampler, storage=path).fit(X, y, domains=domains)
     joined = make_search(sampler=sampler, storage=path, n_trials=10)
     drawn = joined.fit(X, y, domains=domains).results_["param_temperature"][4:]
     assert len(set(drawn)) == 6
+
+
+# As many points as leave room in the last batch.
+GRID = {"temperature": [10.0, 30.0, 60.0], "dropout": [0.0]}
+
+
+def make_samplers():
+    """Return samplers of every kind, each with what it needs installed."""
+    yield optuna.samplers.TPESampler(seed=0, multivariate=False, n_startup_trials=2)
+    yield optuna.samplers.NSGAIISampler(seed=0, population_size=4)
+    yield optuna.samplers.GPSampler(seed=0, n_startup_trials=2)
+    if find_spec("cmaes") is not None:
+        yield optuna.samplers.CmaEsSampler(seed=0, n_startup_trials=2)
+
+
+@pytest.mark.parametrize(
+    "sampler", list(make_samplers()), ids=lambda s: type(s).__name__
+)
+def test_samplers_of_optuna(data, sampler):
+    X, y, domains = data
+    space = {"temperature": stats.loguniform(2, 100), "dropout": stats.uniform(0, 0.5)}
+    search = make_search(space=space, sampler=sampler, n_trials=10)
+    # The baseline is beside the space: a temperature of 1.
+    search.fit(X, y, domains=domains)
+    assert (search.cv_results_["state"] == "COMPLETE").all()
+    assert search.n_trials_ == 10
+    drawn = [trial.params for trial in search.study_.trials]
+    assert drawn[:4] == [{"temperature": 2.0, "dropout": 0.0}] * 4
+    assert all(2 <= params["temperature"] <= 100 for params in drawn)
+
+
+def brute_force():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.BruteForceSampler(seed=0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kind", ["grid", "brute force"])
+def test_a_grid_that_is_used_up_ends_the_search(data, tmp_path, kind, kept):
+    X, y, domains = data
+    sampler = optuna.samplers.GridSampler(GRID) if kind == "grid" else brute_force()
+    storage = tmp_path / "study.db" if kept else None
+    for _ in range(2):
+        search = make_search(space=GRID, sampler=sampler, n_trials=50, storage=storage)
+        search.fit(X, y, domains=domains)
+        assert search.cv_results_["is_baseline"].tolist() == [True] * 4 + [False] * 3
+        assert sorted(search.cv_results_["param_temperature"][4:]) == [10, 30, 60]
+        assert len(search.study_.trials) == 7
+
+
+def test_a_function_may_prune_its_trial(data):
+    X, y, domains = data
+
+    def space(trial):
+        temperature = trial.suggest_float("temperature", 1, 10)
+        if trial.number % 2:
+            raise optuna.TrialPruned
+        return {"temperature": temperature}
+
+    search = make_search(space=space, n_trials=8).fit(X, y, domains=domains)
+    states = ["COMPLETE"] * 5 + ["PRUNED", "COMPLETE", "PRUNED"]
+    assert search.cv_results_["state"].tolist() == states
+    assert np.isnan(search.cv_results_["mean_test_score"][[5, 7]]).all()
+    assert search.cv_results_["param_temperature"].count() == 8
+
+
+def test_a_callback_may_stop_the_search(data):
+    X, y, domains = data
+    seen = []
+
+    def stop(study, trial):
+        seen.append((type(study), trial.number, trial.state.name))
+        if trial.number == 5:
+            study.stop()
+
+    search = make_search(n_trials=100, n_seeds=4, study_callbacks=[stop])
+    search.fit(X, y, domains=domains)
+    # A batch is one trial here, for it has as many fits as a stack takes.
+    assert seen == [(optuna.Study, number, "COMPLETE") for number in range(6)]
+    assert search.n_trials_ == 6
+
+
+def test_stopping_before_the_baseline_is_done_waits_for_it(data):
+    X, y, domains = data
+
+    def space(trial):
+        trial.study.stop()
+        return {"temperature": trial.suggest_float("temperature", 1, 10)}
+
+    search = make_search(space=space, n_seeds=4).fit(X, y, domains=domains)
+    assert search.cv_results_["is_baseline"].tolist() == [True] * 4
+
+
+def test_a_full_study_calls_no_callbacks(data, tmp_path):
+    X, y, domains = data
+    path = tmp_path / "study.db"
+    make_search(storage=path).fit(X, y, domains=domains)
+    numbers = []
+    callbacks = [lambda study, trial: numbers.append(trial.number)]
+    again = make_search(storage=path, study_callbacks=callbacks)
+    again.fit(X, y, domains=domains)
+    assert numbers == []
+    again.set_params(n_trials=8).fit(X, y, domains=domains)
+    assert numbers == [7]
+
+
+def test_the_study_is_as_optuna_s_tools_want_it(data, tmp_path):
+    X, y, domains = data
+    search = make_search(make_pipeline(StandardScaler(), make()), None)
+    search.set_params(param_distributions=None, storage=tmp_path / "study.db")
+    search.fit(X, y, domains=domains)
+    assert type(search.study_) is optuna.Study
+    names = {"temperature", "learning_rate_factor", "weight_decay", "dropout"}
+    for trial in search.study_.trials:
+        assert set(trial.params) == {*names, "normalization"}
+        assert {"id_score", "scores"} <= set(trial.user_attrs)
+    table = search.study_.trials_dataframe()
+    np.testing.assert_array_equal(
+        table["user_attrs_id_score"], search.cv_results_["mean_test_id"]
+    )
+    np.testing.assert_array_equal(table["value"], search.cv_results_["mean_test_score"])
+
+
+@pytest.mark.parametrize("source", ["domains", "X_ood", "shifts"])
+@pytest.mark.parametrize("aggregate", ["mean", "worst"])
+def test_the_columns_are_scikit_learn_s(data, source, aggregate):
+    X, y, domains = data
+    given = {
+        "domains": {"domains": domains},
+        "X_ood": {"X_ood": X * 1.5, "y_ood": y, "domains_ood": domains},
+        "shifts": {},
+    }[source]
+    shifts = SHIFTS if source == "shifts" else None
+    search = make_search(shifts=shifts, n_seeds=2, n_trials=5, aggregate=aggregate)
+    results = search.fit(X, y, **given).cv_results_
+    n_splits = search.n_splits_
+    for kind in (GridSearchCV, StackedGridSearchCV):
+        grid = kind(
+            make(), {"temperature": [1.0], "learning_rate": [1e-3]}, cv=n_splits
+        )
+        theirs = grid.fit(X, y).cv_results_
+        # Of ours, the parameters are in the order of the space.
+        ours = [name for name in results if name in theirs]
+        assert set(ours) == set(theirs)
+        order = [k for k in theirs if not k.startswith("param_")]
+        assert order == [k for k in ours if not k.startswith("param_")]
+        for name in theirs.keys() - {"params"}:
+            assert results[name].dtype == theirs[name].dtype
+            assert results[name].shape == (5,)
+    splits = np.array([results[f"split{k}_test_score"] for k in range(n_splits)])
+    np.testing.assert_allclose(results["std_test_score"], splits.std(axis=0))
+    of_domains = np.array(
+        [results[f"mean_test_ood_{name}"] for name in search.domains_]
+    )
+    objective = of_domains.min if aggregate == "worst" else of_domains.mean
+    np.testing.assert_allclose(results["mean_test_score"], objective(axis=0))
+    np.testing.assert_allclose(results["mean_test_ood"], of_domains.mean(axis=0))
+    if aggregate == "mean":
+        np.testing.assert_allclose(results["mean_test_score"], splits.mean(axis=0))
+    id_splits = np.array([results[f"split{k}_test_id"] for k in range(n_splits)])
+    np.testing.assert_allclose(results["mean_test_id"], id_splits.mean(axis=0))
+    assert list(search.results_) == list(results)
 
 
 def test_default_draws_differ_from_trial_to_trial(data):

@@ -1,15 +1,17 @@
 """Studies that outlive killed workers, full disks, servers and files that fail."""
 
-import errno
 import json
 import os
 import pwd
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing, suppress
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,17 +19,27 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from _ood_workers import N_TRIALS, make_data, make_search
+from _ood_workers import N_TRIALS, finished, make_data, make_search
+from optuna.exceptions import StorageInternalError
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
+from sqlalchemy.exc import OperationalError
 
-from sksoftrank.search import _ood_storage, _ood_study
-from sksoftrank.search._ood_study import TASK, WORKER, SharedStudy, open_study
+from sksoftrank.search.ood import storage as storages
+from sksoftrank.search.ood._optuna import optimize_loop, stop_requested
+from sksoftrank.search.ood.study import (
+    BASELINE,
+    ERROR,
+    beat,
+    counted_trials,
+    open_study,
+)
 
 WORKERS = Path(__file__).with_name("_ood_workers.py")
-N_ROUNDS = 10
 
 
-def run_rounds(storage, n_rounds=N_ROUNDS):
+def run_rounds(storage, n_rounds):
     """Kill a worker in each round; hold what is left against what must be."""
     done = subprocess.run(
         [sys.executable, WORKERS, storage, str(n_rounds), "0"],
@@ -40,36 +52,390 @@ def run_rounds(storage, n_rounds=N_ROUNDS):
     assert done.returncode == 0, done.stderr
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rounds) == n_rounds
-    opened = _ood_storage.open_storage(storage)
-    for number, outcome in enumerate(rounds):
+    for outcome in rounds:
         assert outcome["killed"][0] in (-signal.SIGKILL, 0), done.stderr
         for code, report in (outcome["alive"], outcome["late"]):
             assert code == 0, done.stderr
-            assert report["n_trials"] == N_TRIALS
+            assert len(set(report["trials"])) == N_TRIALS
             assert report["n_baselines"] == 4
             assert not np.isnan(report["scores"]).any()
         assert outcome["alive"] == outcome["late"]
-        study = open_study(opened, f"round {number}", ["maximize"])
-        states = [trial.state for trial in study.trials]
-        assert states.count(TrialState.COMPLETE) == N_TRIALS
-        assert TrialState.RUNNING not in states
-    _ood_storage.release(opened)
+        assert outcome["lost"] == []
+        assert outcome["added"] == 0
 
 
-def test_killed_workers_of_a_journal(tmp_path):
-    run_rounds(str(tmp_path / "study.log"))
+def test_killed_workers(tmp_path):
+    run_rounds(str(tmp_path / "study.db"), 10)
 
 
-def test_killed_workers_of_sqlite(tmp_path):
-    run_rounds(f"sqlite:///{tmp_path / 'study.db'}")
+# -- Which trials count ----------------------------------------------------------------
+
+
+def trial(number, state="COMPLETE", place=None, error=None):
+    attrs = {BASELINE: place, ERROR: error}
+    made = create_trial(
+        state=TrialState[state],
+        values=[0.5] if state == "COMPLETE" else None,
+        user_attrs={k: v for k, v in attrs.items() if v is not None},
+    )
+    made.number = number
+    return made
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        # More than are asked for.
+        ([trial(0, place=0), trial(1), trial(2), trial(3)], [0, 1, 2]),
+        # Killed, and what came in its place.
+        ([trial(0, place=0), trial(1, "FAIL"), trial(2), trial(3)], [0, 2, 3]),
+        # Failed of its own error, or pruned.
+        (
+            [trial(0, place=0), trial(1, "FAIL", error="x"), trial(2, "PRUNED")],
+            [0, 1, 2],
+        ),
+        # A later one may yet finish, and is waited for.
+        ([trial(0, place=0), trial(1, "RUNNING"), trial(2), trial(3)], [0, 1, 2]),
+        # A baseline that came again, after all others, and one that came twice.
+        ([trial(0, "FAIL", place=0), trial(1), trial(2), trial(3, place=0)], [1, 2, 3]),
+        ([trial(0, place=0), trial(1, place=0), trial(2), trial(3)], [0, 2, 3]),
+    ],
+)
+def test_the_first_trials_that_finished_count(trials, expected):
+    counted = counted_trials(trials, n_baselines=1, n_trials=3)
+    assert [trial.number for trial in counted] == expected
+
+
+def test_more_trials_than_asked_for_change_nothing(tmp_path):
+    path = tmp_path / "study.db"
+    first = make_search(path).fit(*make_data())
+    best = first.study_.trials[first.best_index_]
+    first.study_.add_trial(
+        create_trial(
+            values=[1.0],
+            params=best.params,
+            distributions=best.distributions,
+            user_attrs=best.user_attrs,
+        )
+    )
+    again = make_search(path).fit(*make_data())
+    assert again.cv_results_["trial"].tolist() == list(range(N_TRIALS))
+    assert again.best_params_ == first.best_params_
+
+
+def test_workers_that_start_together_run_each_baseline_once(tmp_path):
+    path = tmp_path / "study.db"
+    storage = storages.open_storage(path)
+    study = open_study(storage, "OODSearchCV", ["maximize"])
+    for place in (0, 1, 2, 3, 0, 1, 2, 3):
+        study.enqueue_trial({"temperature": 1.0}, user_attrs={BASELINE: place})
+    search = make_search(path).fit(*make_data())
+    assert search.cv_results_["trial"].tolist() == [0, 1, 2, 3, 8, 9, 10]
+    states = [trial.state.name for trial in search.study_.trials]
+    assert states == ["COMPLETE"] * 4 + ["FAIL"] * 4 + ["COMPLETE"] * 3
+
+
+def test_who_comes_second_to_the_last_trial_does_not_run_it(monkeypatch):
+    ask = optuna.Study.ask
+
+    def race(study):
+        if len(study.trials) == N_TRIALS - 1:
+            study.tell(ask(study), state=TrialState.PRUNED)
+        return ask(study)
+
+    monkeypatch.setattr(optuna.Study, "ask", race)
+    search = make_search().fit(*make_data())
+    states = [trial.state.name for trial in search.study_.trials]
+    assert states == ["COMPLETE"] * 6 + ["PRUNED", "FAIL", "WAITING"]
+    assert search.n_trials_ == N_TRIALS
+
+
+def test_a_trial_taken_for_gone_is_not_told_twice():
+    taken = []
+
+    def space(trial):
+        temperature = trial.suggest_float("temperature", 1, 10)
+        if trial.number == 5 and not taken:
+            taken.append(trial.study.tell(trial.number, state=TrialState.FAIL))
+        return {"temperature": temperature}
+
+    search = make_search().set_params(param_distributions=space).fit(*make_data())
+    assert taken
+    assert search.cv_results_["trial"].tolist() == [0, 1, 2, 3, 4, 6, 7]
+    assert search.study_.trials[5].state == TrialState.FAIL
+
+
+# -- Workers that are gone -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_beats", [0, 1])
+def test_what_a_killed_worker_was_at_is_run_again(tmp_path, monkeypatch, n_beats):
+    monkeypatch.setattr(storages, "BEAT_SECONDS", 1)
+    monkeypatch.setattr(storages, "GRACE_SECONDS", 1)
+    path = tmp_path / "study.db"
+    make_search(path, n_trials=4).fit(*make_data())
+    storage = storages.open_storage(path)
+    study = open_study(storage, "OODSearchCV", ["maximize"])
+    with optimize_loop(study):
+        killed = study.ask()
+        value = killed.suggest_float("temperature", 0.3, 100, log=True)
+    for _ in range(n_beats):
+        beat(study, storage, killed.number)
+    search = make_search(path).fit(*make_data())
+    assert search.study_.trials[killed.number].state == TrialState.FAIL
+    assert search.n_trials_ == N_TRIALS
+    numbers = search.cv_results_["trial"]
+    assert killed.number not in numbers
+    again = search.cv_results_["param_temperature"] == value
+    assert numbers[again] == [max(numbers)]
+
+
+def test_a_storage_without_signs_of_life_says_whom_it_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(storages, "GRACE_SECONDS", 0)
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
+    make_search(storage, n_trials=4).fit(*make_data())
+    study = open_study(storage, "OODSearchCV", ["maximize"])
+    killed = study.ask()
+    # As the warning says to do.
+    end = threading.Timer(1, study.tell, [killed.number], {"state": TrialState.FAIL})
+    end.start()
+    with pytest.warns(UserWarning, match=rf"trials \[{killed.number}\] of other work"):
+        search = make_search(storage, n_trials=5).fit(*make_data())
+    assert search.cv_results_["trial"].tolist() == [0, 1, 2, 3, 5]
+
+
+class Interrupt:
+    """Ctrl-C after a trial, once."""
+
+    def __init__(self):
+        self.is_on = True
+
+    def __call__(self, study, trial):
+        if self.is_on and trial.number == 4:
+            self.is_on = False
+            raise KeyboardInterrupt
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+@pytest.mark.parametrize("random_state", [0, None])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_a_search_goes_on_after_ctrl_c(tmp_path, in_memory, random_state):
+    search = make_search(
+        None if in_memory else tmp_path / "study.db",
+        random_state=random_state,
+        study_callbacks=[Interrupt()],
+    )
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(*make_data())
+    assert not hasattr(search, "cv_results_")
+    before = [t for t in search.study_.get_trials() if t.state == TrialState.COMPLETE]
+    assert len(before) == 5
+    search.fit(*make_data())
+    assert search.n_trials_ == N_TRIALS
+    after = {t.number: t for t in search.study_.get_trials()}
+    assert [after[t.number] for t in before] == before
+    # What was running then was not lost, and ran once more.
+    drawn = search.cv_results_["param_temperature"].tolist()
+    lost = [t for t in after.values() if t.state == TrialState.FAIL]
+    assert all(t.params["temperature"] in drawn for t in lost)
+
+
+def test_other_data_after_ctrl_c_are_a_study_of_their_own():
+    X, y = make_data()
+    search = make_search(study_callbacks=[Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(X, y)
+    search.fit(X + 1, y)
+    expected = make_search().fit(X + 1, y).cv_results_["mean_test_score"]
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], expected)
+
+
+# -- SQLite ----------------------------------------------------------------------------
+
+
+def test_a_full_disk(tmp_path):
+    path = tmp_path / "study.db"
+    make_search(path, n_trials=4).fit(*make_data())
+    engine = sqlite3.connect
+
+    class Full(sqlite3.Connection):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.execute("PRAGMA max_page_count = 1")  # No more than there are.
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sqlite3.dbapi2, "connect", lambda *a, **k: engine(*a, factory=Full, **k)
+        )
+        with pytest.raises(ConnectionError, match=r"full.* kept: make room") as caught:
+            make_search(path, n_trials=40).fit(*make_data())
+    assert "study.db" in str(caught.value)
+    assert make_search(path).fit(*make_data()).n_trials_ == N_TRIALS
+
+
+def test_a_locked_database(tmp_path, monkeypatch):
+    path = tmp_path / "study.db"
+    make_search(path, n_trials=4).fit(*make_data())
+    monkeypatch.setattr(storages, "_LOCK_SECONDS", 0.1)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ConnectionError, match=r"locked.* end the process"):
+            make_search(path).fit(*make_data())
+    assert make_search(path).fit(*make_data()).n_trials_ == N_TRIALS
+
+
+def test_a_truncated_database(tmp_path):
+    path = tmp_path / "study.db"
+    make_search(path, n_trials=4).fit(*make_data())
+    path.write_bytes(path.read_bytes()[:6000])
+    with pytest.raises(ConnectionError, match=r"malformed.* put back a copy"):
+        make_search(path).fit(*make_data())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"op_code": 0}\n', r"a journal of Optuna's\. Pass JournalStorage"),
+        ("Dear diary,", "a file of another kind. Pass another path"),
+    ],
+)
+def test_a_file_of_another_kind(tmp_path, text, message):
+    path = tmp_path / "study.log"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        make_search(path).fit(*make_data())
+    assert path.read_text() == text
+
+
+def test_a_network_file_system(tmp_path, monkeypatch):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        f"/dev/sda / ext4 rw 0 0\nhome:/x {tmp_path.resolve()} nfs4 rw 0 0\n"
+    )
+    monkeypatch.setattr(storages, "_MOUNTS", mounts)
+    with pytest.raises(OSError, match=r"network file system, nfs4.* URL of a database"):
+        make_search(tmp_path / "study.db").fit(*make_data())
+    mounts.write_text("/dev/sda / ext4 rw 0 0\nhome:/x /somewhere nfs4 rw 0 0\n")
+    storages.open_storage(tmp_path / "study.db")
+
+
+def test_a_path_that_can_t_be(tmp_path):
+    with pytest.raises(OSError, match="a directory"):
+        make_search(tmp_path).fit(*make_data())
+    with pytest.raises(OSError, match="make its directory"):
+        make_search(tmp_path / "nowhere" / "study.db").fit(*make_data())
+
+
+# -- Databases -------------------------------------------------------------------------
+
+
+def test_a_call_whose_connection_broke_is_made_again():
+    def fail(n_times, is_broken):
+        def call():
+            calls.append(1)
+            if len(calls) <= n_times:
+                error = OperationalError("UPDATE", {}, Exception("gone"))
+                error.connection_invalidated = is_broken
+                raise StorageInternalError from error
+            return len(calls)
+
+        calls = []
+        return call
+
+    assert storages.reconnect(fail(2, True)) == 3
+    for call in (fail(3, True), fail(1, False)):
+        with pytest.raises(StorageInternalError):
+            storages.reconnect(call)
+
+
+@pytest.mark.skipif(find_spec("psycopg") is None, reason="psycopg is not installed")
+def test_a_server_out_of_reach(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"postgresql+psycopg://me:secret@127.0.0.1:{port}/study"
+    monkeypatch.setattr("sksoftrank.search.ood.evaluation.fit_stacked", None)
+    with pytest.raises(ConnectionError, match="can't be used") as caught:
+        make_search(url).fit(*make_data())
+    assert "secret" not in str(caught.value)
+    assert "Nothing was trained" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "message"),
+    [
+        ("nothing://host/name", ValueError, "Correct the URL"),
+        ("sqlite://host/name", ValueError, "Correct the URL"),
+        ("mysql+pymysql://me:secret@localhost/x", ImportError, "driver"),
+        ("sqlite:////nowhere/at/all.db", OSError, "make its directory"),
+    ],
+)
+def test_a_url_that_can_t_be(url, error, message, monkeypatch):
+    monkeypatch.setattr(storages, "_N_ATTEMPTS", 2)
+    with pytest.raises(error, match=message) as caught:
+        make_search(url).fit(*make_data())
+    assert "secret" not in str(caught.value)
 
 
 # -- PostgreSQL ------------------------------------------------------------------------
 
 
+def free_port():
+    """Return a port that the system gives to nobody while the server is away."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
+
+
+class Server:
+    """A PostgreSQL server of our own."""
+
+    def __init__(self, folder, commands, run_as, user):
+        self.commands, self.run_as = commands, {"cwd": "/", **run_as}
+        self.folder, self.data = folder, folder / "data"
+        subprocess.run(
+            [commands["initdb"], "-D", self.data, "-A", "trust", "--no-sync"],
+            check=True,
+            capture_output=True,
+            **self.run_as,
+        )
+        self.port = free_port()
+        self.url = f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/postgres"
+
+    def start(self):
+        options = {"listen_addresses": "127.0.0.1"}
+        options["unix_socket_directories"] = self.folder
+        log = self.folder / "log"
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [
+                    *(self.commands["postgres"], "-D", self.data, "-F"),
+                    *("-p", str(self.port)),
+                    *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
+                ],
+                stdout=file,
+                stderr=file,
+                **self.run_as,
+            )
+        for _ in range(300):
+            try:
+                return socket.create_connection(("127.0.0.1", self.port)).close()
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError(f"PostgreSQL does not answer: {log.read_text()}")
+
+    def stop(self):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(timeout=30)
+
+
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
-    """Start a server of our own; yield its URL and what stops it."""
+def server(tmp_path_factory):
+    """Start a server; where there is none to start, say so."""
     # Debian keeps the server's commands off the path.
     places = [os.environ["PATH"], *sorted(glob("/usr/lib/postgresql/*/bin"))]
     commands = {
@@ -94,298 +460,74 @@ def postgres(tmp_path_factory):
         for parent in folder.parents:
             if parent.name.startswith(("pytest-", "popen-")):
                 parent.chmod(parent.stat().st_mode | 0o011)
-    data = folder / "data"
-    subprocess.run(
-        [commands["initdb"], "-D", data, "-A", "trust", "--no-sync"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-        **run_as,
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": folder}
-    server = subprocess.Popen(
-        [
-            *(commands["postgres"], "-D", data, "-p", str(port), "-F"),
-            *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        **run_as,
-    )
-    url = f"postgresql+psycopg://{user}@127.0.0.1:{port}/postgres"
-    for _ in range(150):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    yield url
-    server.send_signal(signal.SIGINT)
-    server.wait(timeout=30)
+    server = Server(folder, commands, run_as, user)
+    server.start()
+    yield server
+    server.stop()
 
 
-def test_killed_workers_of_postgresql(postgres):
-    run_rounds(postgres)
+@pytest.mark.postgres
+def test_killed_workers_of_postgresql(server):
+    run_rounds(server.url, 4)
 
 
-def test_a_search_in_postgresql_goes_on(postgres):
-    first = make_search(postgres, "again").set_params(n_trials=4).fit(*make_data())
-    both = make_search(postgres, "again").fit(*make_data())
+@pytest.mark.postgres
+def test_a_search_in_postgresql_goes_on(server):
+    first = make_search(server.url, "again", n_trials=4).fit(*make_data())
+    both = make_search(server.url, "again").fit(*make_data())
     np.testing.assert_array_equal(
-        both.cv_results_["ood_score"][:4], first.cv_results_["ood_score"]
+        both.cv_results_["mean_test_score"][:4], first.cv_results_["mean_test_score"]
     )
     assert both.n_trials_ == N_TRIALS
     with pytest.raises(ValueError, match="differs in X:"):
-        make_search(postgres, "again").fit(make_data()[0] + 1, make_data()[1])
+        make_search(server.url, "again").fit(make_data()[0] + 1, make_data()[1])
 
 
-# -- Workers that are gone -------------------------------------------------------------
+@pytest.mark.postgres
+def test_a_server_that_is_away_for_five_seconds(server):
+    def restart(study, trial):
+        if trial.number == 3:
+            server.stop()
+            again.start()
+
+    again = threading.Timer(5, server.start)
+    search = make_search(server.url, "away", study_callbacks=[restart])
+    search.fit(*make_data())
+    again.join()
+    assert search.cv_results_["trial"].tolist() == list(range(N_TRIALS))
 
 
-@pytest.fixture
-def shared(tmp_path):
-    """Return a function that makes a worker's view of one study."""
+@pytest.mark.postgres
+def test_a_server_that_does_not_come_back(server, monkeypatch):
+    monkeypatch.setattr(storages, "_OUTAGE_SECONDS", 1)
+    monkeypatch.setattr(storages, "BEAT_SECONDS", 1)
+    monkeypatch.setattr(storages, "GRACE_SECONDS", 1)
 
-    def make(n_trials=4, n_baselines=0):
-        storage = _ood_storage.open_storage(tmp_path / "study.log")
-        study = open_study(storage, "study", ["maximize"])
-        return SharedStudy(study, storage, n_trials, n_baselines)
+    def stop(study, trial):
+        if trial.number == 3:
+            server.stop()
 
-    return make
-
-
-def leave_running(shared, params=None, place="elsewhere", process=(1, 1), **task):
-    """Leave a trial as a worker does that is killed."""
-    shared.storage.set_study_user_attr(
-        shared.study_id,
-        "sksoftrank:worker:gone",
-        {"beat": 1, "place": place, "process": list(process)},
-    )
-    distribution = optuna.distributions.FloatDistribution(0, 1)
-    shared.storage.create_new_trial(
-        shared.study_id,
-        create_trial(
-            state=TrialState.RUNNING,
-            params=params or {},
-            distributions=dict.fromkeys(params or {}, distribution),
-            user_attrs={WORKER: "gone", TASK: {"attempt": 1, **task}},
-        ),
-    )
-
-
-def test_a_worker_on_another_machine_is_given_up_without_signs_of_life(
-    shared, monkeypatch
-):
-    worker = shared(n_trials=1)
-    leave_running(worker, {"x": 0.25})
-    assert worker.claim(1) == []
-    monkeypatch.setattr(_ood_study, "GRACE_SECONDS", 0.0)
-    (claim,) = worker.claim(1)
-    assert claim.retry_of == 0
-    # The same parameters, until they have had their chances.
-    trial = optuna.Trial(worker.study, claim.trial_id)
-    assert trial.suggest_float("x", 0, 1) == 0.25
-
-
-def test_a_worker_that_shows_life_keeps_its_trials(shared, monkeypatch):
-    worker = shared(n_trials=1)
-    leave_running(worker)
-    monkeypatch.setattr(_ood_study, "GRACE_SECONDS", 0.05)
-    for beat in range(2, 5):
-        assert worker.claim(1) == []
-        info = {"beat": beat, "place": "elsewhere", "process": [1, 1]}
-        worker.storage.set_study_user_attr(
-            worker.study_id, "sksoftrank:worker:gone", info
-        )
-        time.sleep(0.06)
-
-
-@pytest.mark.skipif(_ood_study._place() is None, reason="no /proc on this system")
-def test_a_process_of_this_machine_is_given_up_at_once(shared):
-    worker = shared(n_trials=1)
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    start = _ood_study._start_time(child.pid)
-    child.wait()
-    leave_running(worker, {}, _ood_study._place(), (child.pid, start or 0), baseline=0)
-    (claim,) = worker.claim(1)
-    assert claim.retry_of is None  # It had no parameters yet.
-
-
-def test_a_lost_baseline_comes_again(shared):
-    first = shared(n_trials=4, n_baselines=2)
-    with first:
-        assert [claim.baseline for claim in first.claim(1)] == [0]
-    second = shared(n_trials=4, n_baselines=2)
-    assert [claim.baseline for claim in second.claim(9)] == [0, 1, None, None]
-
-
-def test_no_more_trials_than_asked_for(shared):
-    one, other = shared(n_trials=3), shared(n_trials=3)
-    assert len(one.claim(2)) == 2
-    assert len(other.claim(9)) == 1
-    assert one.claim(1) == other.claim(1) == []
-
-
-def test_two_that_claim_the_last_trial(shared, monkeypatch):
-    one, other = shared(n_trials=1), shared(n_trials=1)
-    trials = one.trials
-
-    def late():
-        # Between the count and the claim comes the other one.
-        result = trials()
-        if not result:
-            assert len(other.claim(1)) == 1
-        return result
-
-    monkeypatch.setattr(one, "trials", late)
-    assert one.claim(1) == []
-    assert len(other.trials()) == 1
-
-
-def test_parameters_that_kill_are_tried_three_times(shared, monkeypatch):
-    monkeypatch.setattr(_ood_study, "GRACE_SECONDS", -1.0)
-    worker = shared(n_trials=1)
-    leave_running(worker, {"x": 0.5}, attempt=3)
-    (claim,) = worker.claim(1)
-    assert claim.retry_of is None
-
-
-def test_a_trial_taken_for_gone_is_not_told_twice(shared):
-    worker = shared()
-    (claim,) = worker.claim(1)
-    worker.storage.set_trial_state_values(claim.trial_id, TrialState.FAIL)
-    trial = optuna.Trial(worker.study, claim.trial_id)
-    assert not worker.finish(trial, [1.0], TrialState.COMPLETE, {"a": 1})
-    assert worker.finished() == []
-
-
-def test_an_interruption_gives_its_trials_back(tmp_path, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    search = make_search(str(tmp_path / "study.log"))
-    with monkeypatch.context() as patch:
-        patch.setattr("sksoftrank.training._grouping.train", interrupt)
-        with pytest.raises(KeyboardInterrupt):
+    search = make_search(server.url, "gone", study_callbacks=[stop])
+    try:
+        with pytest.raises(ConnectionError, match="Finished trials are kept: start"):
             search.fit(*make_data())
-    assert not hasattr(search, "cv_results_")
-    assert search.fit(*make_data()).n_trials_ == N_TRIALS
-
-
-# -- Journals --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def journal(tmp_path):
-    """Return the path of a finished study's journal."""
-    path = tmp_path / "study.log"
-    make_search(path).set_params(n_trials=4).fit(*make_data())
-    return path
-
-
-@pytest.mark.parametrize("line", ["garbage", '{"op_code":4,"wor', "[]", "7", '"text"'])
-def test_a_corrupt_journal(journal, line):
-    lines = journal.read_text().splitlines()
-    lines[5] = line
-    journal.write_text("\n".join(lines) + "\n")
-    before = journal.read_bytes()
-    with pytest.raises(ValueError, match=r"study\.log.* line 6 is no record"):
-        make_search(journal).fit(*make_data())
-    assert journal.read_bytes() == before
-
-
-def test_a_journal_of_other_records(tmp_path):
-    path = tmp_path / "study.log"
-    path.write_text('{"op_code": 0}\n')
-    with pytest.raises(ValueError, match="must be a journal of Optuna's"):
-        make_search(path).fit(*make_data())
-
-
-def test_a_line_cut_off_is_dropped(journal):
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"op_code":4,"worker_id":"half a li')
-    search = make_search(journal).fit(*make_data())
+    finally:
+        server.start()
+    search.set_params(study_callbacks=None).fit(*make_data())
     assert search.n_trials_ == N_TRIALS
-    assert journal.read_bytes().startswith(whole + b"{")
-    assert b"half a li" not in journal.read_bytes()
+    assert len(finished(server.url, "gone")) == N_TRIALS
 
 
-def test_a_full_disk_leaves_earlier_trials_intact(journal, monkeypatch):
-    size = journal.stat().st_size
-    write = os.write
-
-    def full(fd, data):
-        room = size + 2000 - os.fstat(fd).st_size
-        if room <= 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(fd, data[:room])  # A part, as a disk does that fills up.
-
-    with monkeypatch.context() as patch:
-        patch.setattr(_ood_storage.os, "write", full)
-        with pytest.raises(OSError, match=r"study\.log.*No space left") as caught:
-            make_search(journal).fit(*make_data())
-        assert caught.value.errno == errno.ENOSPC
-    assert journal.read_bytes().endswith(b"\n")
-    assert make_search(journal).fit(*make_data()).n_trials_ == N_TRIALS
+# -- What Optuna does not promise ------------------------------------------------------
 
 
-def test_a_path_that_can_t_be(tmp_path):
-    with pytest.raises(OSError, match="a directory"):
-        make_search(tmp_path).fit(*make_data())
-    with pytest.raises(OSError, match="make its directory"):
-        make_search(tmp_path / "nowhere" / "study.log").fit(*make_data())
-
-
-# -- Databases -------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(find_spec("psycopg") is None, reason="psycopg is not installed")
-def test_a_server_out_of_reach(monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"postgresql+psycopg://me:secret@127.0.0.1:{port}/study"
-    monkeypatch.setattr("sksoftrank.search._ood_fits.fit_stacked", None)
-    with pytest.raises(ConnectionError, match="can't be used") as caught:
-        make_search(url).fit(*make_data())
-    assert "secret" not in str(caught.value)
-    assert "Nothing was trained" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("url", "error", "message"),
-    [
-        ("nothing://host/name", ValueError, "Correct the URL"),
-        ("sqlite://host/name", ValueError, "Correct the URL"),
-        ("mysql+pymysql://me:secret@localhost/x", ImportError, "driver"),
-        ("sqlite:////nowhere/at/all.db", ConnectionError, "unable to open"),
-    ],
-)
-def test_a_url_that_can_t_be(url, error, message, monkeypatch):
-    monkeypatch.setattr(_ood_storage, "_SCHEMA_ATTEMPTS", 2)
-    with pytest.raises(error, match=message) as caught:
-        make_search(url).fit(*make_data())
-    assert "secret" not in str(caught.value)
-
-
-def test_a_database_that_fails_while_it_is_used(tmp_path, monkeypatch):
-    path = tmp_path / "study.db"
-    storage = f"sqlite:///{path}"
-    make_search(storage).set_params(n_trials=4).fit(*make_data())
-    finish = SharedStudy.finish
-
-    def fail(self, *args, **kwargs):
-        from sqlalchemy.exc import OperationalError
-
-        finish(self, *args, **kwargs)
-        raise OperationalError("UPDATE", {}, Exception("disk I/O error"))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(SharedStudy, "finish", fail)
-        with pytest.raises(ConnectionError, match="Finished trials are kept"):
-            make_search(storage).fit(*make_data())
-    assert make_search(storage).fit(*make_data()).n_trials_ == N_TRIALS
+def test_the_private_names_of_optuna():
+    study = optuna.create_study()
+    for name in ("_stop_flag", "_thread_local"):
+        assert hasattr(study, name), f"optuna.Study.{name} is gone: see ood/_optuna.py"
+    with optimize_loop(study):
+        assert not stop_requested(study)
+        study.stop()  # Raises where the loop is not taken for one.
+        assert stop_requested(study)
+    with pytest.raises(RuntimeError):
+        study.stop()

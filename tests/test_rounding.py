@@ -15,7 +15,7 @@ from sksoftrank import OODDetector, RankCompressor, SoftRankMLPClassifier
 from sksoftrank.detectors._methods import METHODS
 from sksoftrank.ood import detection_report
 from sksoftrank.rank import variance_rank
-from sksoftrank.search._ood_choice import Outcome, choose, pareto_front, rounded
+from sksoftrank.search.ood.choice import Outcome, choose, pareto_front, rounded
 from sksoftrank.training._stopping import BestEpoch
 
 few = settings(max_examples=25)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from sksoftrank.search._stacked import StackedGridSearchCV, StackedRandomizedSearchCV
 
 if TYPE_CHECKING:
-    from sksoftrank.search._ood import OODSearchCV
+    from sksoftrank.search.ood import OODSearchCV
 
 __all__ = ["OODSearchCV", "StackedGridSearchCV", "StackedRandomizedSearchCV"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "OODSearchCV":
-        from sksoftrank.search._ood import OODSearchCV
+        from sksoftrank.search.ood import OODSearchCV
 
         return OODSearchCV
     raise AttributeError(f"module 'sksoftrank.search' has no attribute {name!r}")

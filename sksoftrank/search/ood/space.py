@@ -7,11 +7,13 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import joblib
 import numpy as np
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -27,6 +29,7 @@ from sksoftrank.estimators import (
     SoftRankMLPClassifier,
 )
 from sksoftrank.search._fits import last_step, step_prefix
+from sksoftrank.search.ood._optuna import optimize_loop
 
 Params = dict[str, Any]
 AnyTrial = Trial | FrozenTrial
@@ -75,12 +78,25 @@ def make_space(given: Any, estimator: Any) -> Space:
 
     def suggest(trial: AnyTrial) -> Params:
         return {
-            name: dimension.value(trial._suggest(name, dimension.distribution))
+            name: dimension.value(_ask(trial, name, dimension.distribution))
             for name, dimension in dimensions.items()
         }
 
     description = {name: dimension.text for name, dimension in dimensions.items()}
     return Space(suggest, description)
+
+
+def _ask(trial: AnyTrial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    suggest: Any = trial.suggest_float
+    if isinstance(distribution, IntDistribution):
+        suggest = trial.suggest_int
+    # A logarithmic one of whole numbers has a step of 1, which it may not be given.
+    step = {} if distribution.log else {"step": distribution.step}
+    return suggest(name, low, high, log=distribution.log, **step)
 
 
 def _check_names(params: Mapping[str, Any], names: set[str], source: str) -> None:
@@ -289,37 +305,46 @@ def baseline_grid(estimator: Any) -> list[Params]:
     ]
 
 
-class NearestTrial(Trial):
-    """A trial that suggests values as near to given ones as the space allows.
+def nearest_params(space: Space, wanted: Params) -> Params:
+    """Return the point of a space that is next to wanted values.
 
     The baseline need not lie within the space (its weight decay is zero, say), but the
     sampler should learn from it, and a space of another trial's names would make it
     forget how parameters go together.
     """
-
-    def __init__(self, study: Any, trial_id: int, wanted: Params) -> None:
-        super().__init__(study, trial_id)
-        self._wanted = wanted
-
-    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        if name in self._wanted:
-            value = _nearest(distribution, self._wanted[name])
-            if value is not None:
-                self._fixed_params = {**self._fixed_params, name: value}
-        return super()._suggest(name, distribution)
+    params: Params = {}
+    for _ in range(20):
+        # What there is may depend on values, such as those that come next to these.
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        study.enqueue_trial(params)
+        with optimize_loop(study):
+            trial = study.ask()
+            with suppress(optuna.TrialPruned):
+                space.suggest(trial)
+        found = {
+            name: _nearest(distribution, wanted.get(name))
+            for name, distribution in trial.distributions.items()
+        }
+        if found == params:
+            break
+        params = found
+    return params
 
 
 def _nearest(distribution: BaseDistribution, value: Any) -> Any:
-    """Return the value of a distribution that is next to another; None if none is."""
+    """Return the value of a distribution that is next to another, or any."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(distribution, CategoricalDistribution):
-        if value in distribution.choices:
-            return value
-        label = stable_repr(value)
-        return label if label in distribution.choices else None
-    if not isinstance(distribution, FloatDistribution | IntDistribution):
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
+        choices = distribution.choices
+        for same in (value, stable_repr(value)):
+            if same in choices:
+                return same
+        numbers = [c for c in choices if isinstance(c, int | float)]
+        if is_number and numbers:
+            return min(numbers, key=lambda choice: abs(choice - value))
+        return choices[0]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    value = value if is_number else distribution.low
     value = min(max(value, distribution.low), distribution.high)
     if distribution.step is not None and not distribution.log:
         steps = round((value - distribution.low) / distribution.step)

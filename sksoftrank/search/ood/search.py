@@ -13,6 +13,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.samplers import TPESampler
 from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
 from sklearn.metrics import get_scorer_names
 from sklearn.model_selection._search import BaseSearchCV, _search_estimator_has
@@ -26,12 +27,18 @@ from sklearn.utils.validation import _check_method_params
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
 from sksoftrank.estimators._training_data import draw_seeds
 from sksoftrank.search._fits import last_step, with_params
-from sksoftrank.search._ood_fits import Evaluation, random_states
-from sksoftrank.search._ood_results import fingerprint, summarize
-from sksoftrank.search._ood_run import Runner
-from sksoftrank.search._ood_space import baseline_grid, make_space
-from sksoftrank.search._ood_splits import keep_defined, make_plan
-from sksoftrank.search._ood_storage import is_in_memory, open_storage
+from sksoftrank.search.ood.evaluation import Evaluation, random_states
+from sksoftrank.search.ood.fingerprint import check_fingerprint, fingerprint
+from sksoftrank.search.ood.protocol import keep_defined, make_plan
+from sksoftrank.search.ood.results import params_of, summarize
+from sksoftrank.search.ood.space import baseline_grid, make_space
+from sksoftrank.search.ood.storage import (
+    is_in_memory,
+    open_storage,
+    release,
+    storage_errors,
+)
+from sksoftrank.search.ood.study import StudyLoop, open_study
 
 _STUDY_NAME = "OODSearchCV"
 
@@ -63,13 +70,15 @@ class OODSearchCV(BaseSearchCV):
     param_distributions : dict, callable or None, default=None
         Names of parameters, and for each a distribution of Optuna or scipy.stats or a
         list of values. Or a function from an Optuna trial to a dict of parameters,
-        which may ask for some only where others need them. None searches the
-        temperature, the learning rate in units of the automatic one, the weight decay,
-        the dropout where there is one, and the normalisation of an MLP.
+        which may ask for some only where others need them, or raise
+        ``optuna.TrialPruned``; it is called again to read finished trials. None
+        searches the temperature, the learning rate in units of the automatic one, the
+        weight decay, the dropout where there is one, and the normalisation of an MLP.
     n_trials : int, default=50
         Configurations, the baseline's included; together, whoever works on the study.
     timeout : float, default=None
-        Seconds after which no new trials are started; None sets no limit.
+        Seconds after which no new trials are started, but for the baseline's; None
+        sets no limit.
     objective : {"ood", "pareto"}, default="ood"
         What is optimized: the score under the shift, with the in-distribution score as
         a constraint; or the Pareto front of both scores and the number of columns that
@@ -93,19 +102,27 @@ class OODSearchCV(BaseSearchCV):
         domain left out. So indices that are fixed, as of a ``PredefinedSplit``, are
         no rows of `X` there; those out of range are refused.
     sampler : optuna.samplers.BaseSampler, default=None
-        None takes Optuna's TPE sampler.
+        None takes Optuna's TPE sampler. Those that try everything, such as
+        ``GridSampler``, end the search when they have.
     pruner : optuna.pruners.BasePruner, default=None
-        Stops hopeless trials, by their scores under the shift during training; never
+        Prunes trials, by their scores under the shift during training; never
         the baseline. A trial is judged at epochs that all its fits have reached: of
         fits that are not stacked, which follow each other, the last one is cut short.
         For sksoftrank's classifiers, ensembles apart, and ``objective="ood"``.
         None stops none.
     storage : path, str or optuna.storages.BaseStorage, default=None
-        Where the study is kept: a file, a URL of a database, or a storage of Optuna's.
-        All processes with the same `storage` and `study_name` work together, and a
-        search that was ended goes on. None keeps it in memory.
+        Where the study is kept: a path, of an SQLite file on a disk of this machine; a
+        URL, of a PostgreSQL or MySQL database; or a storage of Optuna's. A search that
+        was ended goes on. All processes with the same `storage` and `study_name` work
+        together, and choose the same. In a database given as path or URL, trials whose
+        worker was killed are run again, a minute later; other storages don't notice,
+        and the other workers wait. None keeps the study in memory, where the same fit
+        goes on after Ctrl-C.
     study_name : str, default=None
         Name of the study in the storage; None takes "OODSearchCV".
+    study_callbacks : list of callable, default=None
+        Optuna's: called with the study and each trial that this process finished. They
+        may call ``study.stop()``, which ends the search once the baseline is done.
     refit : bool, default=True
         Whether the best configuration is fitted again on all rows of `X`.
     n_jobs : int, default=None
@@ -114,7 +131,7 @@ class OODSearchCV(BaseSearchCV):
         Seeds the splits, the fits and the sampler. Processes that work together must
         be given the same number, or None.
     verbose : int, default=0
-        Above 0, a line is printed for each batch of trials.
+        Above 0, a bar shows the trials done, the best score and the time left.
     error_score : "raise" or float, default=nan
         Score of a fit that failed; with nan its trial is out.
     shifts : list of transformers, default=None
@@ -124,10 +141,13 @@ class OODSearchCV(BaseSearchCV):
     Attributes
     ----------
     cv_results_ : dict of ndarray
-        One entry a trial: ``trial``, ``state``, ``is_baseline``, ``params``,
-        ``param_<name>``, ``ood_score``, ``ood_score_<domain>``, ``id_score``,
-        ``rank_ood_score``, ``n_components``, ``rank`` (of the embedding), and
-        ``fit_time`` in seconds.
+        As scikit-learn's, one entry a trial: ``params``, ``param_<name>``,
+        ``split<i>_test_score`` (under the shift, over the split's domains),
+        ``mean_test_score`` (what is optimized), ``std_test_score`` (over splits),
+        ``rank_test_score``, and means and deviations of ``fit_time`` and ``score_time``
+        over fits. And ``mean_test_id``, ``split<i>_test_id``, ``mean_test_ood``,
+        ``mean_test_ood_<domain>``, ``n_components``, ``rank`` (of the embedding),
+        ``trial`` (its number), ``state``, ``is_baseline``.
     results_ : pandas.DataFrame
         The same as a table; needs pandas.
     best_estimator_ : estimator
@@ -149,7 +169,8 @@ class OODSearchCV(BaseSearchCV):
     n_trials_ : int
         Trials that the choice was made from.
     study_ : optuna.Study
-        The study.
+        The study. Its trials have attributes: ``id_score``, ``scores`` (of each fit,
+        with times), ``baseline`` (its place among the baselines), ``error``.
     scorer_ : callable
         The metric.
     n_splits_ : int
@@ -164,8 +185,8 @@ class OODSearchCV(BaseSearchCV):
     Raises
     ------
     ValueError
-        At fit: for none or several sources of shift, parameters out of range, or a
-        study of another search. If all fits failed.
+        At fit: for none or several sources of shift, parameters out of range, a study
+        of another search, or a file that is no database. If all fits failed.
     OSError
         At fit, if the storage can't be used.
 
@@ -208,6 +229,7 @@ class OODSearchCV(BaseSearchCV):
         "pruner": [HasMethods(["prune"]), None],
         "storage": [str, os.PathLike, HasMethods(["create_new_trial"]), None],
         "study_name": [str, None],
+        "study_callbacks": [list, tuple, None],
         "refit": ["boolean"],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
@@ -233,6 +255,7 @@ class OODSearchCV(BaseSearchCV):
         pruner: Any = None,
         storage: Any = None,
         study_name: str | None = None,
+        study_callbacks: Sequence[Callable[..., None]] | None = None,
         refit: bool = True,
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -254,6 +277,7 @@ class OODSearchCV(BaseSearchCV):
         self.pruner = pruner
         self.storage = storage
         self.study_name = study_name
+        self.study_callbacks = study_callbacks
         self.refit = refit
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -301,9 +325,14 @@ class OODSearchCV(BaseSearchCV):
         before = dict(vars(self))
         try:
             self._search(X, y, domains, X_ood, y_ood, domains_ood, params)
-        except BaseException:
-            # As it was: nothing is lost.
-            self.__dict__ = before
+        except BaseException as error:
+            # As it was, but for the trials that were finished before Ctrl-C.
+            kept = {}
+            if isinstance(error, KeyboardInterrupt) and "_unfinished" in vars(self):
+                kept = {k: vars(self)[k] for k in ("_study", "_study_name")}
+                seeds, describe = self._unfinished
+                kept["_unfinished"] = seeds, describe()
+            self.__dict__ = {**before, **kept}
             raise
         return self
 
@@ -332,6 +361,10 @@ class OODSearchCV(BaseSearchCV):
         base: BaseEstimator = clone(self.estimator)
         space, grid = make_space(self.param_distributions, base), baseline_grid(base)
         seeds = self._seeds()
+        # Of a fit that was interrupted: the same one goes on from there.
+        last_seeds, last_parts = self.__dict__.pop("_unfinished", (None, None))
+        if last_seeds and not isinstance(self.random_state, Integral):
+            seeds = last_seeds if len(last_seeds) == len(seeds) else seeds
         plan = make_plan(
             X,
             y,
@@ -347,10 +380,10 @@ class OODSearchCV(BaseSearchCV):
         )
         plan = keep_defined(plan, y, scorer, self.scoring)
         evaluation = Evaluation(
-            base,
-            X,
-            y,
-            plan,
+            base_estimator=base,
+            X=X,
+            y=y,
+            plan=plan,
             seeds=seeds[1:],
             fit_params=routed.estimator.fit,
             scorer=scorer,
@@ -358,23 +391,6 @@ class OODSearchCV(BaseSearchCV):
             error_score=self.error_score,
             n_jobs=self.n_jobs,
         )
-        runner = Runner(
-            evaluation,
-            space,
-            grid,
-            seed=seeds[0],
-            n_trials=self.n_trials,
-            timeout=self.timeout,
-            is_pareto=self.objective == "pareto",
-            id_tolerance=self.id_tolerance,
-            aggregate=self.aggregate,
-            sampler=clone(self.sampler, safe=False),
-            pruner=clone(self.pruner, safe=False),
-            verbose=self.verbose,
-        )
-        name = self.study_name
-        if name is None and not is_in_memory(self.storage):
-            name = _STUDY_NAME
         describe = partial(
             fingerprint,
             estimator=base,
@@ -390,21 +406,52 @@ class OODSearchCV(BaseSearchCV):
             },
             fit_params=routed.estimator.fit,
         )
-        study, trials = runner.run(self.storage, name, describe)
+        is_pareto = self.objective == "pareto"
+        in_memory = is_in_memory(self.storage)
+        storage = open_storage(self.storage)
+        try:
+            with storage_errors(self.storage):
+                if not (in_memory and last_parts and last_parts == describe()):
+                    self._study = open_study(
+                        storage,
+                        self._shared_name(),
+                        ["maximize", "maximize", "minimize"][: 3 if is_pareto else 1],
+                        sampler=clone(self.sampler, safe=False)
+                        or TPESampler(seed=seeds[0] % 2**32),
+                        pruner=clone(self.pruner, safe=False),
+                    )
+                if not in_memory:
+                    check_fingerprint(self._study, describe(), self.storage)
+                self._study_name = self._study.study_name
+                self._unfinished = seeds, describe
+                loop = StudyLoop(
+                    self._study,
+                    storage,
+                    evaluation,
+                    space,
+                    grid,
+                    n_trials=self.n_trials,
+                    timeout=self.timeout,
+                    id_tolerance=self.id_tolerance,
+                    aggregate=self.aggregate,
+                    callbacks=self.study_callbacks or (),
+                    verbose=self.verbose,
+                )
+                trials = loop.run()
+        finally:
+            release(storage)
         self.multimetric_ = False
         self.scorer_ = scorer
         self.n_splits_ = len(plan.splits)
         self.domains_ = plan.domains
         self.fallback_reason_ = evaluation.fallback_reason()
-        self._study, self._study_name = study, study.study_name
         summary = summarize(
             trials,
-            space,
-            grid,
-            plan.domains,
+            [params_of(trial, loop.params, space, grid) for trial in trials],
+            plan,
             aggregate=self.aggregate,
             id_tolerance=self.id_tolerance,
-            is_pareto=self.objective == "pareto",
+            is_pareto=is_pareto,
             is_sample=self.shifts is None,
         )
         self.__dict__.update(summary)
@@ -422,6 +469,7 @@ class OODSearchCV(BaseSearchCV):
             self.refit_time_ = time.time() - start
             if hasattr(best, "feature_names_in_"):
                 self.feature_names_in_ = best.feature_names_in_
+        del self._unfinished
 
     def _check_estimator(self) -> None:
         """Check what the parameters' own ranges don't say, before any training."""
@@ -441,7 +489,7 @@ class OODSearchCV(BaseSearchCV):
             if self.pruner is not None:
                 raise ValueError(
                     "pruner must be None with objective='pareto', where no trial is "
-                    f"hopeless by one number, got {self.pruner!r}. Remove it, or use "
+                    f"judged by one number, got {self.pruner!r}. Remove it, or use "
                     "objective='ood'."
                 )
         if is_ours:
@@ -452,9 +500,14 @@ class OODSearchCV(BaseSearchCV):
         random_state = self.random_state
         if random_state is None and not is_in_memory(self.storage):
             # The same in all processes that work on the study.
-            name = self.study_name or _STUDY_NAME
-            random_state = int(joblib.hash(name)[:8], 16)
+            random_state = int(joblib.hash(self._shared_name())[:8], 16)
         return draw_seeds(random_state, 1 + self.n_seeds)
+
+    def _shared_name(self) -> str | None:
+        """Return the name by which other processes know the study, if any do."""
+        if self.study_name is None and not is_in_memory(self.storage):
+            return _STUDY_NAME
+        return self.study_name
 
     # -- Results ---------------------------------------------------------------------
 

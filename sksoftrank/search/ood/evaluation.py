@@ -28,22 +28,23 @@ from sksoftrank.search._fits import (
     prepare_fit,
     with_params,
 )
-from sksoftrank.search._ood_choice import FloatArray
-from sksoftrank.search._ood_splits import Plan, Scored, Split
+from sksoftrank.search.ood.choice import FloatArray
+from sksoftrank.search.ood.protocol import Plan, Scored, Split
 from sksoftrank.training import StopFlag
 
 # Networks that a batch of trials trains: enough to fill stacks on two cores, and few
 # enough for the sampler to learn from what came before.
 _BATCH_FITS = 16
-# Times that a trial is asked whether it is hopeless.
+# Times that a trial reports, and may be pruned.
 _REPORTS = 10
 
-Watch = Callable[[int, FloatArray], bool]
+# Takes an epoch and the scores at it, as (replicates, domains).
+ShouldPrune = Callable[[int, FloatArray], bool]
 
 
 @dataclass
-class SeededJob(Job):
-    """A job with one of the seeds."""
+class Fit(Job):
+    """A configuration on one split, with one of the seeds."""
 
     seed: int
 
@@ -57,100 +58,99 @@ class FitScores:
     id: float = np.nan
     n_components: float = np.nan
     rank: float = np.nan
-    seconds: float = 0.0
+    fit_time: float = 0.0
+    score_time: float = 0.0
     error: Exception | None = None
-    is_stopped: bool = False
+    is_pruned: bool = False
 
 
 @dataclass
 class TrialScores:
-    """What a trial's fits scored; arrays as in `Outcome`."""
+    """What a trial's fits scored: arrays as in `Outcome`, times by seed and split."""
 
     ood: FloatArray
     id: FloatArray
     parts: FloatArray | None
     n_components: float
     rank: float
-    seconds: float
+    fit_time: FloatArray
+    score_time: FloatArray
     error: Exception | None
     is_pruned: bool
 
+    @property
+    def are_sound(self) -> bool:
+        """Whether the trial has all its scores."""
+        return not self.is_pruned and bool(
+            np.isfinite(self.ood).all() and np.isfinite(self.id).all()
+        )
 
+    def to_attr(self) -> dict[str, Any]:
+        """Return scores and times as a trial's attribute keeps them."""
+        arrays = ("ood", "id", "parts", "fit_time", "score_time")
+        attr = {name: getattr(self, name) for name in arrays}
+        attr = {k: None if v is None else v.tolist() for k, v in attr.items()}
+        sizes = {"n_components": self.n_components, "rank": self.rank}
+        return {**attr, **{k: None if np.isnan(v) else v for k, v in sizes.items()}}
+
+
+@dataclass(kw_only=True)
 class Evaluation:
     """Evaluates configurations, each on all splits and with all seeds."""
 
-    def __init__(
-        self,
-        base_estimator: BaseEstimator,
-        X: Any,
-        y: Any,
-        plan: Plan,
-        *,
-        seeds: Sequence[int],
-        fit_params: dict[str, Any],
-        scorer: Callable[..., float],
-        score_params: dict[str, Any],
-        error_score: Any,
-        n_jobs: int | None,
-    ) -> None:
-        self.base_estimator = base_estimator
-        self.X, self.y, self.plan = X, y, plan
-        self.seeds = seeds
-        self.fit_params = fit_params
-        self.scorer, self.score_params = scorer, score_params
-        self.error_score = error_score
-        self.n_jobs = n_jobs
+    base_estimator: BaseEstimator
+    X: Any
+    y: Any
+    plan: Plan
+    seeds: Sequence[int]
+    fit_params: dict[str, Any]
+    scorer: Callable[..., float]
+    score_params: dict[str, Any]
+    error_score: Any
+    n_jobs: int | None
+
+    def __post_init__(self) -> None:
         self.n_fits = 0
         self.unsupported: Counter[str] = Counter()
         self._identities: dict[Any, int] = {}
-        self.n_classes = len(set(np.asarray(y).ravel().tolist()))
-
-    @property
-    def fits_per_trial(self) -> int:
-        """Number of networks of a configuration."""
-        return len(self.plan.splits) * len(self.seeds)
+        self.n_classes = len(set(np.asarray(self.y).ravel().tolist()))
 
     @property
     def batch_size(self) -> int:
         """Number of trials to ask for at once; the same whatever the machine."""
-        return max(1, _BATCH_FITS // self.fits_per_trial)
+        return max(1, _BATCH_FITS // (len(self.plan.splits) * len(self.seeds)))
 
     def run(
         self,
         candidates: Sequence[dict[str, Any]],
-        watches: Sequence[Watch | None] | None = None,
+        checks: Sequence[ShouldPrune] | None = None,
     ) -> list[TrialScores]:
-        """Return what each configuration scores.
-
-        A watch is called with an epoch's number and the scores at it, as
-        (replicates, domains), and returns whether the trial is hopeless.
-        """
+        """Return what each configuration scores, unless its check prunes it."""
         jobs = [
             job
             for candidate, params in enumerate(candidates)
             for job in self._jobs(candidate, params)
         ]
-        followed = watches is not None
         stacks = plan_stacks(
             self.base_estimator,
             jobs,
             self.X,
             self.n_classes,
             self.n_jobs,
-            whole_candidates=followed,
+            whole_candidates=checks is not None,
         )
         self.n_fits += len(jobs)
         self.unsupported += stacks.unsupported
-        followers = [
-            None if watch is None else Follower(watch, self._empty())
-            for watch in watches or [None] * len(candidates)
+        pruning = [
+            None if checks is None else Pruning(checks[candidate], self._empty())
+            for candidate in range(len(candidates))
         ]
         stop = StopFlag()
         threads = torch.get_num_threads()
         try:
-            # Those that are followed report to the study, which lives here.
+            # Reports go to the study, which lives here.
             done = Parallel(
-                n_jobs=stacks.n_jobs, require="sharedmem" if followed else None
+                n_jobs=stacks.n_jobs, require="sharedmem" if checks else None
             )(
                 delayed(_evaluate)(
                     self.base_estimator,
@@ -158,7 +158,7 @@ class Evaluation:
                     self.y,
                     chunk,
                     [self.plan.splits[job.split] for job in chunk],
-                    [followers[job.candidate] for job in chunk],
+                    [pruning[job.candidate] for job in chunk],
                     self.plan.n_replicates,
                     self.fit_params,
                     self.scorer,
@@ -173,10 +173,10 @@ class Evaluation:
             raise
         finally:
             torch.set_num_threads(threads)
-        for follower in followers:
-            if follower is not None and follower.error is not None:
-                raise follower.error
-        by_trial: list[list[tuple[SeededJob, FitScores]]] = [[] for _ in candidates]
+        for own in pruning:
+            if own is not None and own.error is not None:
+                raise own.error
+        by_trial: list[list[tuple[Fit, FitScores]]] = [[] for _ in candidates]
         for chunk, results in zip(stacks.chunks, done, strict=True):
             for job, result in zip(chunk, results, strict=True):
                 by_trial[job.candidate].append((job, result))
@@ -192,7 +192,7 @@ class Evaluation:
             f"{reasons}"
         )
 
-    def _jobs(self, candidate: int, params: dict[str, Any]) -> list[SeededJob]:
+    def _jobs(self, candidate: int, params: dict[str, Any]) -> list[Fit]:
         seeded = [
             name
             for name in random_states(with_params(self.base_estimator, params))
@@ -205,7 +205,7 @@ class Evaluation:
             settings = {**params, **dict.fromkeys(seeded, self.seeds[seed])}
             ids = {name: self._identity(value) for name, value in settings.items()}
             train = self.plan.splits[split].train
-            jobs.append(SeededJob(candidate, settings, ids, split, train, seed))
+            jobs.append(Fit(candidate, settings, ids, split, train, seed))
         return jobs
 
     def _identity(self, value: Any) -> int:
@@ -220,7 +220,7 @@ class Evaluation:
         n_rows = self.plan.n_replicates * len(self.seeds)
         return np.full((n_rows, len(self.plan.domains)), np.nan)
 
-    def _collect(self, fits: list[tuple[SeededJob, FitScores]]) -> TrialScores:
+    def _collect(self, fits: list[tuple[Fit, FitScores]]) -> TrialScores:
         ood = self._empty()
         n_parts = {len(p) for split in self.plan.splits for p in split.parts.values()}
         parts = np.full((*ood.shape, *n_parts), np.nan) if n_parts else None
@@ -251,9 +251,10 @@ class Evaluation:
             None if parts is None or np.isnan(parts).any() else parts,
             float(np.mean([scores.n_components for scores in scored])),
             float(np.mean([scores.rank for scores in scored])),
-            float(sum(scores.seconds for _, scores in fits)),
+            np.array([scores.fit_time for _, scores in fits]),
+            np.array([scores.score_time for _, scores in fits]),
             errors[0] if errors else None,
-            any(scores.is_stopped for _, scores in fits),
+            any(scores.is_pruned for _, scores in fits),
         )
 
 
@@ -263,18 +264,18 @@ def random_states(estimator: Any) -> list[str]:
     return [name for name in names if name.rpartition("__")[2] == "random_state"]
 
 
-class Follower:
-    """Gathers the scores of a trial's fits at an epoch, and asks its watch."""
+class Pruning:
+    """Gathers the scores of a trial's fits at an epoch, and has it checked."""
 
-    def __init__(self, watch: Watch, empty: FloatArray) -> None:
-        self.watch = watch
+    def __init__(self, check: ShouldPrune, empty: FloatArray) -> None:
+        self.check = check
         self.empty = empty
         self.scores: dict[int, FloatArray] = {}
-        self.is_hopeless = False
+        self.is_pruned = False
         self.error: Exception | None = None
 
     def report(self, epoch: int, row: int, scores: dict[int, float]) -> None:
-        """Note a fit's scores; once all have come, ask."""
+        """Note a fit's scores; once all have come, check the trial."""
         table = self.scores.setdefault(epoch, self.empty.copy())
         for domain, score in scores.items():
             table[row, domain] = score
@@ -282,19 +283,35 @@ class Follower:
         if not np.isnan(table).any():
             del self.scores[epoch]
             try:
-                self.is_hopeless = self.watch(epoch, table)
+                self.is_pruned = self.check(epoch, table)
             except Exception as error:
                 # The study's, not the fit's: raised once the stack has come to its end.
-                self.error, self.is_hopeless = error, True
+                self.error, self.is_pruned = error, True
+
+    def follow(
+        self,
+        row: int,
+        max_epochs: int,
+        score: Callable[[], dict[int, float]],
+        epoch: int,
+    ) -> bool:
+        """Report a fit's scores from time to time; return whether to end it."""
+        is_due = epoch % max(1, max_epochs // _REPORTS) == 0 and epoch < max_epochs
+        if is_due and not self.is_pruned:
+            # A score that can't be had is no report; its error comes up at the end.
+            with suppress(Exception):
+                # The last fit of a trial decides for all, which stop at their next one.
+                self.report(epoch, row, score())
+        return self.is_pruned
 
 
 def _evaluate(
     base_estimator: BaseEstimator,
     X: Any,
     y: Any,
-    jobs: list[SeededJob],
+    jobs: list[Fit],
     splits: list[Split],
-    followers: list[Follower | None],
+    pruning: list[Pruning | None],
     n_replicates: int,
     fit_params: dict[str, Any],
     scorer: Callable[..., float],
@@ -324,11 +341,10 @@ def _evaluate(
             estimators.append(estimator)
             if fits_by_parts(last_step(estimator)):
                 fits[place] = prepare_fit(estimator, job, X, y, fit_params, shared)
-                follower = followers[place]
-                if follower is not None:
+                own = pruning[place]
+                if own is not None:
                     fits[place].on_epoch = partial(
-                        _follow,
-                        follower,
+                        own.follow,
                         job.seed * n_replicates + split.replicate,
                         last_step(estimator).max_epochs,
                         partial(score_all, estimator, split),
@@ -344,15 +360,15 @@ def _evaluate(
     fit_stacked(list(fits.values()), stop=stop)
     for place, fit in fits.items():
         results[place].error = fit.error
-    fit_seconds = (time.perf_counter() - start) / len(jobs)
+    fit_time = (time.perf_counter() - start) / len(jobs)
 
     for place, (result, split) in enumerate(zip(results, splits, strict=True)):
-        result.seconds = fit_seconds
-        follower = followers[place]
-        if follower is not None and follower.is_hopeless:
-            result.is_stopped = True
-        if result.error is not None or result.is_stopped:
+        result.fit_time = fit_time
+        own = pruning[place]
+        result.is_pruned = own is not None and own.is_pruned
+        if result.error is not None or result.is_pruned:
             continue
+        start = time.perf_counter()
         estimator = estimators[place]
         try:
             result.id = score(estimator, split.id)
@@ -366,23 +382,7 @@ def _evaluate(
                 domain: [score(estimator, rows) for rows in parts]
                 for domain, parts in split.parts.items()
             }
+        result.score_time = time.perf_counter() - start
         result.n_components = getattr(last_step(estimator), "n_components_", np.nan)
         result.rank = getattr(last_step(estimator), "rank_", np.nan)
     return results
-
-
-def _follow(
-    follower: Follower,
-    row: int,
-    max_epochs: int,
-    score: Callable[[], dict[int, float]],
-    epoch: int,
-) -> bool:
-    """Report a fit's scores from time to time; return whether its trial is hopeless."""
-    is_due = epoch % max(1, max_epochs // _REPORTS) == 0 and epoch < max_epochs
-    if is_due and not follower.is_hopeless:
-        # A score that can't be had is no report; its error comes up at the end.
-        with suppress(Exception):
-            # The last fit of a trial decides for all, which stop at their next epoch.
-            follower.report(epoch, row, score())
-    return follower.is_hopeless
