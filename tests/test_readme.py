@@ -45,7 +45,7 @@ def test_examples_run(monkeypatch, tmp_path, capsys):
         assert namespace[name].score(X_test, y_test) > 0.93
     assert namespace["net"].score(X_test / 16, y_test) > 0.93
     assert namespace["annealed"].temperature_ == pytest.approx(1.0)
-    assert namespace["clf"].n_components_ == 128  # None was the last.
+    assert namespace["clf"].n_components_ == 256  # None was the last.
     assert namespace["knn"][-1].n_features_in_ < 20
     ranks = [r["effective_rank"] for r in namespace["records"]]
     assert min(ranks[:2]) > max(ranks[-2:])

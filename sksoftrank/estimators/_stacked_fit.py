@@ -21,9 +21,9 @@ from sksoftrank.training import StopFlag
 class PendingFit:
     """A call ``estimator.fit(X, y, **params)``, and the error it ended with.
 
-    `on_epoch` is called after each epoch with its number; the estimator then predicts
-    with the weights it has got so far. What returns True ends the training, and leaves
-    the estimator without a basis for `transform`.
+    `on_epoch` is called after each epoch with its number and that of all; the estimator
+    then predicts with the weights it has got so far. What returns True ends the
+    training, and leaves the estimator without a basis for `transform`.
     """
 
     estimator: BaseSoftRankClassifier
@@ -31,7 +31,7 @@ class PendingFit:
     y: Any
     params: dict[str, Any] = field(default_factory=dict)
     error: Exception | None = None
-    on_epoch: Callable[[int], bool] | None = None
+    on_epoch: Callable[[int, int], bool] | None = None
 
 
 def fits_by_parts(estimator: Any) -> bool:
@@ -116,6 +116,7 @@ class _Follow(Callback):
         # Or dropout and batch normalisation would draw from the rows that are scored.
         net.module_.eval()
         estimator.net_, estimator.temperature_ = net, net.temperature_
-        if self.fit.on_epoch and self.fit.on_epoch(len(net.history)):
+        epoch, on_epoch = len(net.history), self.fit.on_epoch
+        if on_epoch is not None and on_epoch(epoch, net.max_epochs):
             self.is_stopped = True
             raise KeyboardInterrupt  # How skorch's callbacks stop a training.

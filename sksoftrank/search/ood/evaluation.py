@@ -291,12 +291,12 @@ class Pruning:
     def follow(
         self,
         row: int,
-        max_epochs: int,
         score: Callable[[], dict[int, float]],
         epoch: int,
+        n_epochs: int,
     ) -> bool:
         """Report a fit's scores from time to time; return whether to end it."""
-        is_due = epoch % max(1, max_epochs // _REPORTS) == 0 and epoch < max_epochs
+        is_due = epoch % max(1, n_epochs // _REPORTS) == 0 and epoch < n_epochs
         if is_due and not self.is_pruned:
             # A score that can't be had is no report; its error comes up at the end.
             with suppress(Exception):
@@ -346,7 +346,6 @@ def _evaluate(
                     fits[place].on_epoch = partial(
                         own.follow,
                         job.seed * n_replicates + split.replicate,
-                        last_step(estimator).max_epochs,
                         partial(score_all, estimator, split),
                     )
             else:

@@ -28,6 +28,7 @@ from sksoftrank.estimators import (
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
 )
+from sksoftrank.estimators._recipe import MODERATE
 from sksoftrank.search._fits import last_step, step_prefix
 from sksoftrank.search.ood._optuna import optimize_loop
 
@@ -37,10 +38,10 @@ AnyTrial = Trial | FrozenTrial
 # Learning rates that the baseline is tuned over, in units of its own; the first one is
 # the default itself. They span what the default space searches: else temperature would
 # get the credit for a learning rate that the baseline was not allowed.
-BASELINE_FACTORS = (1.0, 3.0, 10.0, 0.3)
+BASELINE_FACTORS = (1.0, 3.0, 0.3, 0.1)
 _TEMPERATURES = (0.3, 100.0)
-_RATE_FACTORS = (0.3, 10.0)
-_WEIGHT_DECAYS = (1e-6, 1e-2)
+_RATE_FACTORS = (0.1, 3.0)
+_WEIGHT_DECAYS = (1e-6, 0.3)
 _DROPOUTS = (0.0, 0.5)
 # Of a plain MLP. Under real drift nothing else moves the score as far, up or down.
 _NORMALIZATIONS = (None, "layer", "batch")
@@ -215,11 +216,11 @@ class _Network:
     classifier: BaseSoftRankClassifier
     settings: Params = field(default_factory=dict)
 
-    @property
-    def base_rate(self) -> float:
-        """Learning rate that "auto" stands for at temperature 1."""
+    def auto_rate(self, temperature: float) -> float:
+        """Return the learning rate that "auto" stands for at a temperature."""
         rates = self.classifier._architecture().base_rates
-        return rates[self.classifier.optimizer][0]
+        base, power = rates[self.classifier.optimizer]
+        return base * temperature**power
 
 
 def _network(estimator: Any) -> _Network | None:
@@ -251,7 +252,7 @@ def _default_space(estimator: Any) -> Space:
         temperature = trial.suggest_float("temperature", *_TEMPERATURES, log=True)
         # Of the rate that "auto" stands for: what is searched is not confounded.
         factor = trial.suggest_float("learning_rate_factor", *_RATE_FACTORS, log=True)
-        base = network.base_rate * math.sqrt(temperature)
+        base = network.auto_rate(temperature)
         params = {
             **network.settings,
             f"{prefix}temperature": temperature,
@@ -294,7 +295,7 @@ def baseline_grid(estimator: Any) -> list[Params]:
         return [{}]
     rate = network.classifier.learning_rate
     if isinstance(rate, str):  # "auto", at temperature 1.
-        rate = network.base_rate
+        rate = network.auto_rate(1.0)
     return [
         {
             **network.settings,
@@ -359,9 +360,10 @@ def baseline_wanted(estimator: Any, params: Params) -> Params:
     network, prefix = _network(estimator), step_prefix(estimator)
     wanted: Params = {}
     if network is not None:  # The names of the default space.
-        base = network.base_rate
+        temperature = values[f"{prefix}temperature"]
+        base = network.auto_rate(temperature)
         wanted = {
-            "temperature": values[f"{prefix}temperature"],
+            "temperature": temperature,
             "learning_rate_factor": values[f"{network.prefix}learning_rate"] / base,
         }
         own = network.classifier.get_params()
@@ -371,6 +373,8 @@ def baseline_wanted(estimator: Any, params: Params) -> Params:
         ):
             if name in own:
                 wanted[name] = values.get(f"{network.prefix}{name}", own[name])
+        if wanted.get("dropout") == "auto":
+            wanted["dropout"] = MODERATE.dropout
     return {**wanted, **values}
 
 
