@@ -743,7 +743,7 @@ def test_the_default_space_and_the_baseline(estimator, names):
         for name, value in params.items()
         if name.endswith("learning_rate")
     ]
-    assert rates == pytest.approx([1e-3, 3e-3, 1e-2, 3e-4])
+    assert rates == pytest.approx([1e-2, 3e-2, 3e-3, 1e-3])
 
 
 def test_the_baseline_may_have_any_learning_rate_that_is_searched():
@@ -898,8 +898,8 @@ def test_the_first_trials_are_the_baseline(data):
     search = make_search(make(dropout=0.1, temperature=50.0)).fit(X, y, domains=domains)
     assert search.cv_results_["is_baseline"].tolist() == [True] * 4 + [False] * 3
     assert search.cv_results_["params"][:4] == [
-        {"temperature": 1.0, "learning_rate": pytest.approx(factor * 1e-3)}
-        for factor in (1.0, 3.0, 10.0, 0.3)
+        {"temperature": 1.0, "learning_rate": pytest.approx(factor * 1e-2)}
+        for factor in (1.0, 3.0, 0.3, 0.1)
     ]
     assert search.best_params_ == search.cv_results_["params"][search.best_index_]
     # The sampler learns from them: no trial is without the space's parameters.
