@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import closing, suppress
 from glob import glob
 from importlib.util import find_spec
@@ -394,43 +393,28 @@ def free_port():
 class Server:
     """A PostgreSQL server of our own."""
 
-    def __init__(self, folder, commands, run_as, user):
-        self.commands, self.run_as = commands, {"cwd": "/", **run_as}
-        self.folder, self.data = folder, folder / "data"
+    def __init__(self, folder, commands, **run_as):
+        self.folder, self.commands, self.run_as = folder, commands, run_as
+        self.port = free_port()
+        self.url = f"postgresql+psycopg://me@127.0.0.1:{self.port}/postgres"
+        self.run("initdb", "-A", "trust", "-U", "me", "--no-sync")
+
+    def run(self, command, *options):
         subprocess.run(
-            [commands["initdb"], "-D", self.data, "-A", "trust", "--no-sync"],
+            [self.commands[command], "-D", self.folder / "data", *options],
             check=True,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            cwd="/",
             **self.run_as,
         )
-        self.port = free_port()
-        self.url = f"postgresql+psycopg://{user}@127.0.0.1:{self.port}/postgres"
 
     def start(self):
-        options = {"listen_addresses": "127.0.0.1"}
-        options["unix_socket_directories"] = self.folder
+        options = f"-F -p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
         log = self.folder / "log"
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [
-                    *(self.commands["postgres"], "-D", self.data, "-F"),
-                    *("-p", str(self.port)),
-                    *(word for k, v in options.items() for word in ("-c", f"{k}={v}")),
-                ],
-                stdout=file,
-                stderr=file,
-                **self.run_as,
-            )
-        for _ in range(300):
-            try:
-                return socket.create_connection(("127.0.0.1", self.port)).close()
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError(f"PostgreSQL does not answer: {log.read_text()}")
+        self.run("pg_ctl", "start", "--wait", "-l", log, "-o", options)
 
     def stop(self):
-        self.process.send_signal(signal.SIGINT)
-        self.process.wait(timeout=30)
+        self.run("pg_ctl", "stop", "--wait", "--mode", "fast")
 
 
 @pytest.fixture(scope="module")
@@ -440,27 +424,24 @@ def server(tmp_path_factory):
     places = [os.environ["PATH"], *sorted(glob("/usr/lib/postgresql/*/bin"))]
     commands = {
         name: shutil.which(name, path=os.pathsep.join(places))
-        for name in ("initdb", "postgres")
+        for name in ("initdb", "pg_ctl")
     }
-    missing = [name for name, command in commands.items() if command is None]
-    if missing:
-        pytest.skip(f"PostgreSQL is not installed: no {', '.join(missing)}")
+    if None in commands.values():
+        pytest.skip(f"PostgreSQL is not installed: {commands}")
     if find_spec("psycopg") is None:
         pytest.skip("psycopg, the driver, is not installed")
-    folder = tmp_path_factory.mktemp("postgres")
-    user, run_as = pwd.getpwuid(os.getuid()).pw_name, {}
+    folder, run_as = tmp_path_factory.mktemp("postgres"), {}
     if os.getuid() == 0:  # PostgreSQL refuses to run as root.
         try:
             owner = pwd.getpwnam("postgres")
         except KeyError:
             pytest.skip("PostgreSQL refuses to run as root, and no user postgres")
-        user = owner.pw_name
         run_as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
         os.chown(folder, owner.pw_uid, owner.pw_gid)
         for parent in folder.parents:
             if parent.name.startswith(("pytest-", "popen-")):
                 parent.chmod(parent.stat().st_mode | 0o011)
-    server = Server(folder, commands, run_as, user)
+    server = Server(folder, commands, **run_as)
     server.start()
     yield server
     server.stop()

@@ -16,7 +16,7 @@ from sksoftrank.search.ood.space import Space, stable_repr
 from sksoftrank.search.ood.storage import shown
 
 # The study's attributes that begin so.
-_FINGERPRINT = "fingerprint "
+_FINGERPRINT = "sksoftrank:fingerprint:"
 
 
 def fingerprint(

@@ -169,8 +169,8 @@ class OODSearchCV(BaseSearchCV):
     n_trials_ : int
         Trials that the choice was made from.
     study_ : optuna.Study
-        The study. Its trials have attributes: ``id_score``, ``scores`` (of each fit,
-        with times), ``baseline`` (its place among the baselines), ``error``.
+        The study. Its trials have attributes: ``sksoftrank:id_score``; ``:scores`` of
+        each fit, with times; ``:baseline``, a place among the baselines; ``:error``.
     scorer_ : callable
         The metric.
     n_splits_ : int

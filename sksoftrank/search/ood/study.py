@@ -38,11 +38,11 @@ from sksoftrank.search.ood.evaluation import Evaluation, TrialScores
 from sksoftrank.search.ood.space import Params, Space, baseline_wanted, nearest_params
 from sksoftrank.search.ood.storage import reconnect
 
-# Attributes of trials.
-BASELINE = "baseline"
-SCORES = "scores"
-ID_SCORE = "id_score"
-ERROR = "error"
+# Attributes of trials, apart from those that a function of a trial may set.
+BASELINE = "sksoftrank:baseline"
+SCORES = "sksoftrank:scores"
+ID_SCORE = "sksoftrank:id_score"
+ERROR = "sksoftrank:error"
 
 _POLL_SECONDS = (0.05, 1.0)
 
@@ -339,9 +339,9 @@ class StudyLoop:
             values = [outcome.ood_score(self.aggregate)]
             if len(self.study.directions) > 1:
                 values += [outcome.id_score, outcome.n_components]
-            elif ID_SCORE not in trial.constraints:
+            elif "id_score" not in trial.constraints:
                 excess = best_id - self.id_tolerance - outcome.id_score
-                trial.set_constraint(ID_SCORE, excess)
+                trial.set_constraint("id_score", excess)
         elif scores is not None and not scores.is_pruned:
             state = TrialState.FAIL
             error = scores.error or ValueError("the score is not finite")
