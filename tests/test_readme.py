@@ -88,6 +88,14 @@ NUMBER = re.compile(
 )
 # Numbers that nobody measured.
 GIVEN = [
+    "trains four networks: on four fifths of the rows three",
+    "on all rows the one like the best",
+    "in a quarter of the time",
+    "a quarter of the time",
+    "is therefore 0.01 at every temperature",
+    "none kept accuracy flatter from 0.3 to 100",
+    "of fourteen tables with 2,000 rows at most, three splits each",
+    "with one core",
     "Python 3.11 or later",
     "(2025)",
     "five nearest neighbours",
@@ -143,6 +151,25 @@ def gain(name, row):
     return read(name, "results", "table", row, "ood", "gain")
 
 
+def table_rows():
+    """Return the rows of the table of what to take, and the differences below it."""
+    found = read("tables", "results", "summary", "2000 rows, all")
+    models = ("default", "fixed", "robust", *PEERS)
+    rows = [f"{found[m]['accuracy']:.1f} {found[m]['seconds']:.1f}" for m in models]
+    less = [
+        "{:+.1f} ± {:.1f}".format(*found[model]["default_less_it"]) for model in PEERS
+    ]
+    error = [f"{found[m]['calibration_error']:.1f}" for m in ("default", PEERS[0])]
+    return [
+        *rows,
+        f"by {less[0]}, {less[1]} and {less[2]} points",
+        f"{error[0]} points against {error[1]}",
+    ]
+
+
+PEERS = ("MLPClassifier", "HistGradientBoosting", "RandomForest")
+
+
 def figures():
     """Return each passage with a figure as it must be, from what was measured."""
     width_128 = read("normalized_speed", "results", "None")
@@ -153,6 +180,7 @@ def figures():
     )
     kept = read(gas, "results", "n_baseline_kept")
     return [
+        *table_rows(),
         f"does the same {least:.1f} to {most:.1f} times as fast",
         "takes {:.1f} to {:.1f} times as long".format(*search_times("MLPClassifier")),
         "plain skorch {:.1f} to {:.1f} times".format(*search_times("stock_skorch")),

@@ -41,7 +41,8 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         In [0, 1). Probability that a hidden unit is zeroed in a training step. "auto"
         is 0.2. With ``max_epochs="auto"`` beside it, `fit` holds out a fifth of the
         rows, trains for long, moderately and shortly with 0.2, 0.2 and 0.4, and takes
-        for the training on all rows what is most accurate on those held out.
+        for the training on all rows what is most accurate on those held out; not of
+        fewer than 200 rows, nor with early stopping, nor to go on from a fit before.
     normalization : {None, "batch", "layer"}, default="batch"
         Normalisation before each activation. Weakens the temperature's effect.
     input_scale : bool, default=True
