@@ -241,6 +241,15 @@ def test_a_search_goes_on_after_ctrl_c(tmp_path, in_memory, random_state):
     assert all(t.params["temperature"] in drawn for t in lost)
 
 
+def test_another_storage_after_ctrl_c_is_a_study_of_its_own(tmp_path):
+    search = make_search(tmp_path / "study.db", study_callbacks=[Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(*make_data())
+    search.set_params(storage=None).fit(*make_data())
+    assert search.study_.study_name != "OODSearchCV"
+    assert len(search.study_.trials) == N_TRIALS
+
+
 def test_other_data_after_ctrl_c_are_a_study_of_their_own():
     X, y = make_data()
     search = make_search(study_callbacks=[Interrupt()])

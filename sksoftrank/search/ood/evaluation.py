@@ -152,17 +152,9 @@ class Evaluation:
             done = Parallel(
                 n_jobs=stacks.n_jobs, require="sharedmem" if checks else None
             )(
-                delayed(_evaluate)(
-                    self.base_estimator,
-                    self.X,
-                    self.y,
+                delayed(self._evaluate)(
                     chunk,
-                    [self.plan.splits[job.split] for job in chunk],
                     [pruning[job.candidate] for job in chunk],
-                    self.plan.n_replicates,
-                    self.fit_params,
-                    self.scorer,
-                    self.score_params,
                     stop,
                     1 if effective_n_jobs(stacks.n_jobs) > 1 else None,
                 )
@@ -191,6 +183,87 @@ class Evaluation:
             f"{self.unsupported.total()} of {self.n_fits} fits were not stacked: "
             f"{reasons}"
         )
+
+    def _evaluate(
+        self,
+        jobs: list[Fit],
+        pruning: list[Pruning | None],
+        stop: StopFlag,
+        n_threads: int | None,
+    ) -> list[FitScores]:
+        """Fit jobs together and score each."""
+        if n_threads is not None:
+            torch.set_num_threads(n_threads)
+        splits = [self.plan.splits[job.split] for job in jobs]
+        start = time.perf_counter()
+        estimators: list[Any] = []
+        results = [FitScores() for _ in jobs]
+        fits: dict[int, PendingFit] = {}
+        shared: dict[Any, tuple[Any, PendingFit]] = {}
+
+        def score(estimator: Any, rows: Scored) -> float:
+            params = rows.params(self.X, self.score_params)
+            return score_rows(self.scorer, estimator, *rows.cut(), **params)
+
+        def score_all(estimator: Any, split: Split) -> dict[int, float]:
+            return {
+                domain: score(estimator, rows) for domain, rows in split.ood.items()
+            }
+
+        for place, (job, split) in enumerate(zip(jobs, splits, strict=True)):
+            try:
+                estimator = with_params(self.base_estimator, job.params)
+                estimators.append(estimator)
+                if fits_by_parts(last_step(estimator)):
+                    fits[place] = prepare_fit(
+                        estimator, job, self.X, self.y, self.fit_params, shared
+                    )
+                    own = pruning[place]
+                    if own is not None:
+                        fits[place].on_epoch = partial(
+                            own.follow,
+                            job.seed * self.plan.n_replicates + split.replicate,
+                            partial(score_all, estimator, split),
+                        )
+                else:
+                    rows, labels = _safe_split(estimator, self.X, self.y, job.train)
+                    call = _check_method_params(
+                        self.X, self.fit_params, indices=job.train
+                    )
+                    estimator.fit(rows, labels, **call)
+            except Exception as error:
+                results[place].error = error
+                if len(estimators) == place:
+                    estimators.append(None)
+        fit_stacked(list(fits.values()), stop=stop)
+        for place, fit in fits.items():
+            results[place].error = fit.error
+        fit_time = (time.perf_counter() - start) / len(jobs)
+
+        for place, (result, split) in enumerate(zip(results, splits, strict=True)):
+            result.fit_time = fit_time
+            own = pruning[place]
+            result.is_pruned = own is not None and own.is_pruned
+            if result.error is not None or result.is_pruned:
+                continue
+            start = time.perf_counter()
+            estimator = estimators[place]
+            try:
+                result.id = score(estimator, split.id)
+                result.ood = score_all(estimator, split)
+            except Exception as error:
+                result.error = error
+                continue
+            # A metric may need more rows than a part has; then there are none.
+            with suppress(Exception):
+                result.parts = {
+                    domain: [score(estimator, rows) for rows in parts]
+                    for domain, parts in split.parts.items()
+                }
+            result.score_time = time.perf_counter() - start
+            result.n_components = getattr(last_step(estimator), "n_components_", np.nan)
+            result.rank = getattr(last_step(estimator), "rank_", np.nan)
+        return results
 
     def _jobs(self, candidate: int, params: dict[str, Any]) -> list[Fit]:
         seeded = [
@@ -303,85 +376,3 @@ class Pruning:
                 # The last fit of a trial decides for all, which stop at their next one.
                 self.report(epoch, row, score())
         return self.is_pruned
-
-
-def _evaluate(
-    base_estimator: BaseEstimator,
-    X: Any,
-    y: Any,
-    jobs: list[Fit],
-    splits: list[Split],
-    pruning: list[Pruning | None],
-    n_replicates: int,
-    fit_params: dict[str, Any],
-    scorer: Callable[..., float],
-    score_params: dict[str, Any],
-    stop: StopFlag,
-    n_threads: int | None,
-) -> list[FitScores]:
-    """Fit jobs together and score each."""
-    if n_threads is not None:
-        torch.set_num_threads(n_threads)
-    start = time.perf_counter()
-    estimators: list[Any] = []
-    results = [FitScores() for _ in jobs]
-    fits: dict[int, PendingFit] = {}
-    shared: dict[Any, tuple[Any, PendingFit]] = {}
-
-    def score(estimator: Any, rows: Scored) -> float:
-        params = rows.params(X, score_params)
-        return score_rows(scorer, estimator, *rows.cut(), **params)
-
-    def score_all(estimator: Any, split: Split) -> dict[int, float]:
-        return {domain: score(estimator, rows) for domain, rows in split.ood.items()}
-
-    for place, (job, split) in enumerate(zip(jobs, splits, strict=True)):
-        try:
-            estimator = with_params(base_estimator, job.params)
-            estimators.append(estimator)
-            if fits_by_parts(last_step(estimator)):
-                fits[place] = prepare_fit(estimator, job, X, y, fit_params, shared)
-                own = pruning[place]
-                if own is not None:
-                    fits[place].on_epoch = partial(
-                        own.follow,
-                        job.seed * n_replicates + split.replicate,
-                        partial(score_all, estimator, split),
-                    )
-            else:
-                rows, labels = _safe_split(estimator, X, y, job.train)
-                call = _check_method_params(X, fit_params, indices=job.train)
-                estimator.fit(rows, labels, **call)
-        except Exception as error:
-            results[place].error = error
-            if len(estimators) == place:
-                estimators.append(None)
-    fit_stacked(list(fits.values()), stop=stop)
-    for place, fit in fits.items():
-        results[place].error = fit.error
-    fit_time = (time.perf_counter() - start) / len(jobs)
-
-    for place, (result, split) in enumerate(zip(results, splits, strict=True)):
-        result.fit_time = fit_time
-        own = pruning[place]
-        result.is_pruned = own is not None and own.is_pruned
-        if result.error is not None or result.is_pruned:
-            continue
-        start = time.perf_counter()
-        estimator = estimators[place]
-        try:
-            result.id = score(estimator, split.id)
-            result.ood = score_all(estimator, split)
-        except Exception as error:
-            result.error = error
-            continue
-        # A metric may need more rows than a part has; then there are none.
-        with suppress(Exception):
-            result.parts = {
-                domain: [score(estimator, rows) for rows in parts]
-                for domain, parts in split.parts.items()
-            }
-        result.score_time = time.perf_counter() - start
-        result.n_components = getattr(last_step(estimator), "n_components_", np.nan)
-        result.rank = getattr(last_step(estimator), "rank_", np.nan)
-    return results

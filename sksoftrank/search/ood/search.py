@@ -330,8 +330,9 @@ class OODSearchCV(BaseSearchCV):
             kept = {}
             if isinstance(error, KeyboardInterrupt) and "_unfinished" in vars(self):
                 kept = {k: vars(self)[k] for k in ("_study", "_study_name")}
-                seeds, describe = self._unfinished
-                kept["_unfinished"] = seeds, describe()
+                if is_in_memory(self.storage):  # Others open theirs again.
+                    seeds, describe = self._unfinished
+                    kept["_unfinished"] = seeds, describe()
             self.__dict__ = {**before, **kept}
             raise
         return self
@@ -514,23 +515,17 @@ class OODSearchCV(BaseSearchCV):
     @property
     def study_(self) -> optuna.Study:
         """The Optuna study."""
-        if "_study_name" not in vars(self):
-            raise AttributeError(
-                f"This {type(self).__name__} has no study_ before it is fitted."
-            )
+        name = self._study_name
         if "_study" not in vars(self):  # Unpickled, maybe where its storage is not.
             self._study = optuna.load_study(
-                study_name=self._study_name, storage=open_storage(self.storage)
+                study_name=name, storage=open_storage(self.storage)
             )
         return self._study
 
     @property
     def results_(self) -> Any:
         """The results as a pandas table, one row a trial."""
-        if "cv_results_" not in vars(self):
-            raise AttributeError(
-                f"This {type(self).__name__} has no results_ before it is fitted."
-            )
+        results = self.cv_results_
         try:
             import pandas as pd
         except ImportError as error:
@@ -538,7 +533,7 @@ class OODSearchCV(BaseSearchCV):
                 "results_ needs pandas, which is not installed. Run pip install "
                 "'sksoftrank[table]', or use cv_results_."
             ) from error
-        return pd.DataFrame(self.cv_results_)
+        return pd.DataFrame(results)
 
     # -- scikit-learn's conventions ----------------------------------------------------
 

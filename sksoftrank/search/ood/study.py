@@ -151,11 +151,12 @@ class StudyLoop:
                 n_waiting = len(counted) - len(finished) - len(running)
                 n_free = 0 if self._is_exhausted else self.n_trials - len(counted)
                 n_baselines = sum(BASELINE in trial.user_attrs for trial in finished)
-                if n_baselines == len(self.grid):
-                    is_stopped = stop_requested(self.study)
-                    if is_stopped and self._tries_everything():
-                        n_free = 0  # By the sampler: others finish their trials.
-                    elif is_stopped or time.monotonic() > deadline:
+                is_stopped = stop_requested(self.study)
+                if is_stopped or time.monotonic() > deadline:
+                    n_free = 0
+                    # Where the sampler has stopped all workers, they finish theirs.
+                    is_last = is_stopped and self._tries_everything()
+                    if n_baselines == len(self.grid) and not is_last:
                         return finished
                 if n_waiting + n_free:
                     self._run_batch(n_waiting, n_free)
