@@ -138,6 +138,14 @@ def plan_stacks(
     return plan
 
 
+def explain_fallback(unsupported: Counter[str], n_fits: int) -> str | None:
+    """Return why some of so many fits were not stacked; None if all were."""
+    if not unsupported:
+        return None
+    reasons = ", ".join(f"{why} ({n} fits)" for why, n in unsupported.items())
+    return f"{unsupported.total()} of {n_fits} fits were not stacked: {reasons}"
+
+
 def _choose_n_jobs(n_jobs: int | None, seconds: float) -> int | None:
     """Return `n_jobs`, or 1 where processes would take longer to start than they save.
 

@@ -32,6 +32,7 @@ from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_
 from sksoftrank.search._fits import (
     Job,
     StackPlan,
+    explain_fallback,
     last_step,
     plan_stacks,
     prepare_fit,
@@ -73,9 +74,9 @@ class _StackedSearch(BaseSearchCV):
         Self
             The fitted search.
         """
-        obstacle = self._search_obstacle()
-        if obstacle is not None:
-            self.fallback_reason_: str | None = obstacle
+        reason = self._unsupported_reason()
+        if reason is not None:
+            self.fallback_reason_: str | None = reason
             return super().fit(X, y, **params)
 
         scorers, refit_metric = self._get_scorers()
@@ -228,7 +229,7 @@ class _StackedSearch(BaseSearchCV):
         tags.transformer_tags = get_tags(self.estimator).transformer_tags
         return tags
 
-    def _search_obstacle(self) -> str | None:
+    def _unsupported_reason(self) -> str | None:
         """Return why no candidate can be stacked; None if some may be."""
         last = last_step(self.estimator)
         if not isinstance(last, BaseSoftRankClassifier):
@@ -265,13 +266,7 @@ class _Evaluation:
 
     def fallback_reason(self) -> str | None:
         """Return why some fits were not stacked; None if all were."""
-        if not self.unsupported:
-            return None
-        reasons = ", ".join(f"{why} ({n} fits)" for why, n in self.unsupported.items())
-        return (
-            f"{self.unsupported.total()} of {self.n_fits} fits were not stacked: "
-            f"{reasons}"
-        )
+        return explain_fallback(self.unsupported, self.n_fits)
 
     def run(
         self, jobs: list[ScoredJob], n_jobs: int | None, pre_dispatch: Any

@@ -23,6 +23,7 @@ from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_
 from sksoftrank.ood._rows import score_rows
 from sksoftrank.search._fits import (
     Job,
+    explain_fallback,
     last_step,
     plan_stacks,
     prepare_fit,
@@ -176,13 +177,7 @@ class Evaluation:
 
     def fallback_reason(self) -> str | None:
         """Return why some fits were not stacked; None if all were."""
-        if not self.unsupported:
-            return None
-        reasons = ", ".join(f"{why} ({n} fits)" for why, n in self.unsupported.items())
-        return (
-            f"{self.unsupported.total()} of {self.n_fits} fits were not stacked: "
-            f"{reasons}"
-        )
+        return explain_fallback(self.unsupported, self.n_fits)
 
     def _evaluate(
         self,
