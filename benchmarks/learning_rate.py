@@ -55,6 +55,16 @@ def measure(params, args):
     return 100 * np.mean(found, axis=0)
 
 
+def bases(power):
+    """Return base rates whose rates lie within the grid at every temperature."""
+    factors = np.array(TEMPERATURES) ** power
+    candidates = np.geomspace(RATES[0], RATES[-1], 41)
+    within = (candidates * factors.min() >= RATES[0] * 0.999) & (
+        candidates * factors.max() <= RATES[-1] * 1.001
+    )
+    return candidates[within].tolist()
+
+
 def along(table, base, power):
     """Return accuracies at the rate base T^power, between those of the grid."""
     wanted = np.log(base) + power * np.log(TEMPERATURES)
@@ -85,7 +95,7 @@ def main():
                         "mean": float(along(table, base, power).mean()),
                         "range": float(np.ptp(along(table, base, power))),
                     }
-                    for base in RATES
+                    for base in bases(power)
                 ),
                 key=lambda row: row["mean"],
             )
