@@ -48,7 +48,7 @@ def network_bytes(widths: Sequence[int], batch_size: int) -> int:
 
 
 def training_seconds(widths: Sequence[int], batch_size: int, n_steps: int) -> float:
-    """Return about how long a core of 2020 takes to train a network so many steps."""
+    """Return about how long a core takes to train a network so many steps."""
     n_weights = sum(a * b for a, b in pairwise(widths))
     return n_steps * (2e-5 + 6 * n_weights * batch_size / 1e11)
 
