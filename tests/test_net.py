@@ -575,6 +575,20 @@ def test_an_error_of_a_callback_is_its_nets_own(blobs):
         make_net(callbacks=[Fail()]).fit(X, y)
 
 
+def test_an_error_before_the_training_is_its_nets_own(blobs):
+    class Fail(Callback):
+        def on_train_begin(self, net, **kwargs):
+            raise OSError("The disk is full.")
+
+    X, y = blobs
+    data = InMemoryDataset(X.astype(np.float32), y)
+    nets = [make_net(callbacks=cbs).initialize() for cbs in ([Fail()], [])]
+    errors = fit_nets(nets, [data, data])
+    assert [type(error) for error in errors] == [OSError, type(None)]
+    assert [net.was_interrupted_ for net in nets] == [False, False]
+    assert len(nets[1].history) == 3
+
+
 def test_what_a_stack_can_t_train_is_trained_beside_it(blobs):
     X, y = blobs
     data = InMemoryDataset(X.astype(np.float32), y)

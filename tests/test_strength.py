@@ -8,6 +8,7 @@ from skorch.callbacks import Callback
 
 from sksoftrank import SoftRankMLPClassifier, SoftRankNet, StackedGridSearchCV
 from sksoftrank.estimators._recipe import STRENGTHS, choose_batch_size
+from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
 from sksoftrank.training import fit_nets
 
 AUTO = {"max_epochs": "auto", "batch_size": "auto", "dropout": "auto"}
@@ -153,6 +154,25 @@ def test_an_interruption_of_the_trials_leaves_the_estimator_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         clf.set_params(max_epochs="auto").fit(X, y)
     np.testing.assert_array_equal(clf.predict_proba(X), before)
+
+
+def test_an_error_of_a_choice_is_its_fits_own(data, monkeypatch):
+    X, y = data
+    validate = SoftRankNet.validate
+
+    def fail(net, dataset):
+        if net.temperature == 7.0:
+            raise MemoryError("no room to validate")
+        return validate(net, dataset)
+
+    monkeypatch.setattr(SoftRankNet, "validate", fail)
+    fits = [PendingFit(make(temperature=t), X, y) for t in (1.0, 7.0, 3.0)]
+    fit_stacked(fits)
+    assert [str(fit.error) for fit in fits] == ["None", "no room to validate", "None"]
+    alone = make(temperature=3.0).fit(X, y)
+    np.testing.assert_array_equal(
+        fits[2].estimator.predict_proba(X), alone.predict_proba(X)
+    )
 
 
 def test_a_search_chooses_for_each_candidate_as_its_own_fit_would(data):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from numbers import Integral
 from typing import Any, Self
 
@@ -596,31 +597,38 @@ def fit_trainings(
     callbacks : sequence, default=None
         One for the net of each, or None.
     """
+    errors: list[Exception | None] = [None] * len(trainings)
     trials = [trial for training in trainings for trial in training.trials.values()]
     if trials:
-        errors = fit_nets([n for n, _ in trials], [d for _, d in trials], stop)
+        found = iter(fit_nets([n for n, _ in trials], [d for _, d in trials], stop))
         if any(net.was_interrupted_ for net, _ in trials):
             raise KeyboardInterrupt
-        for training in trainings:
-            n_trials = len(training.trials)
-            training.choose(errors[:n_trials])
-            errors = errors[n_trials:]
-    nets = [training.net for training in trainings]
-    callbacks = callbacks or [None] * len(nets)
-    for net, callback in zip(nets, callbacks, strict=True):
+        for k, training in enumerate(trainings):
+            own = list(islice(found, len(training.trials)))
+            try:
+                training.choose(own)
+            except Exception as error:  # This fit's own: others go on.
+                errors[k] = error
+    left = [k for k, error in enumerate(errors) if error is None]
+    nets = [trainings[k].net for k in left]
+    own_callbacks = [callbacks[k] if callbacks else None for k in left]
+    for net, callback in zip(nets, own_callbacks, strict=True):
         if callback is not None:
             net.callbacks_.append(("on_epoch", callback))
     try:
-        return fit_nets(
+        done = fit_nets(
             nets,
-            [training.dataset for training in trainings],
+            [trainings[k].dataset for k in left],
             stop,
-            together=any(callback is not None for callback in callbacks),
+            together=any(callback is not None for callback in own_callbacks),
         )
     finally:
-        for net, callback in zip(nets, callbacks, strict=True):
+        for net, callback in zip(nets, own_callbacks, strict=True):
             if callback is not None:
                 net.callbacks_.remove(("on_epoch", callback))
+    for k, outcome in zip(left, done, strict=True):
+        errors[k] = outcome
+    return errors
 
 
 def _public_record(record: dict[str, Any]) -> dict[str, Any]:

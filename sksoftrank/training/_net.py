@@ -245,6 +245,8 @@ class SoftRankNet(NeuralNetClassifier):
     # -- The optimizer ----------------------------------------------------------------
 
     prefixes_: list[str]
+    # Whether Ctrl-C ended the last training; of one that could not begin it did not.
+    was_interrupted_ = False
 
     @property
     def has_optimizer_(self) -> bool:
