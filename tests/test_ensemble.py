@@ -587,7 +587,7 @@ def test_an_interruption_is_raised_and_nothing_is_lost(blobs, monkeypatch, n_job
     ensemble = make(n_jobs=n_jobs).fit(X, y)
     before = ensemble.predict_proba(X)
 
-    def interrupt(net, datasets, member):
+    def interrupt(net, datasets, least, member):
         if len(member.history) == 2:
             raise KeyboardInterrupt
 

@@ -241,6 +241,20 @@ def make_net_split():
     return ValidSplit(5, stratified=True)
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_the_least_losses_so_far_are_marked(blobs, method):
+    # Rates that go up and down again; in two trainings that go on.
+    net = make_net(lr=[0.01, 3.0, 0.01], train_split=make_net_split())
+    getattr(net, method)(*blobs).partial_fit(*blobs)
+    for name in ("train_loss", "valid_loss"):
+        losses = net.history[:, name]
+        expected = [
+            loss < min(losses[:k], default=np.inf) for k, loss in enumerate(losses)
+        ]
+        assert net.history[:, f"{name}_best"] == expected
+        assert not all(expected)
+
+
 def test_validation_accuracy_is_weighted():
     X = np.zeros((4, 6), np.float32)
     train = InMemoryDataset(X, np.array([0, 0, 0, 1]))

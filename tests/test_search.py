@@ -855,8 +855,8 @@ def test_an_interruption_ends_the_search(data, monkeypatch, where, n_jobs):
     elif where == "after an epoch":
         end_epoch = SoftRankNet._end_epoch
 
-        def end_and_interrupt(net, datasets, member):
-            end_epoch(net, datasets, member)
+        def end_and_interrupt(net, datasets, least, member):
+            end_epoch(net, datasets, least, member)
             if len(member.history) == 2:
                 raise KeyboardInterrupt
 

@@ -484,6 +484,10 @@ class SoftRankNet(NeuralNetClassifier):
             for callback in callbacks_of(self)
             if isinstance(callback, GradientNormClipping)
         ]
+        least = {
+            name: min((r[name] for r in self.history if name in r), default=math.inf)
+            for name in ("train_loss", "valid_loss")
+        }
         return Member(
             self.module_,
             self.get_iterator(train, training=True),
@@ -495,7 +499,7 @@ class SoftRankNet(NeuralNetClassifier):
             valid=None if valid is None else self.get_iterator(valid),
             forward_params=params,
             on_epoch_begin=partial(self._begin_epoch, datasets),
-            on_epoch_end=partial(self._end_epoch, datasets),
+            on_epoch_end=partial(self._end_epoch, datasets, least),
         )
 
     def _learning_rates(self, epochs: int) -> list[float]:
@@ -523,16 +527,21 @@ class SoftRankNet(NeuralNetClassifier):
             for group in self.optimizer_.param_groups:
                 group["lr"] = member.learning_rates[epoch] * group.get("lr_scale", 1.0)
 
-    def _end_epoch(self, datasets: dict[str, Any], member: Member) -> bool:
-        """Validate, add to the history, and ask callbacks whether to stop."""
+    def _end_epoch(
+        self, datasets: dict[str, Any], least: dict[str, float], member: Member
+    ) -> bool:
+        """Validate, add to the history, and ask callbacks whether to stop.
+
+        `least` has the losses to fall below.
+        """
         done = dict(member.history[-1])
         del done["epoch"]  # A training that goes on has more of them.
         if member.valid is not None:
             done |= self._validate(member)
-        for name in ("train_loss", "valid_loss"):
+        for name in least:
             if name in done:
-                before = [row[name] for row in self.history[:-1] if name in row]
-                done[f"{name}_best"] = done[name] < min(before, default=math.inf)
+                done[f"{name}_best"] = done[name] < least[name]
+                least[name] = min(done[name], least[name])
         for name, value in done.items():
             self.history.record(name, value)
         try:
