@@ -878,7 +878,7 @@ def test_stacks_of_categories(table, monkeypatch):
     }
     told = []
     monkeypatch.setattr(
-        "sksoftrank.search._fits.stack_size",
+        "sksoftrank.search._jobs.stack_size",
         lambda net, *rest: (
             told.append(net.module__n_features) or stack_size(net, *rest)
         ),

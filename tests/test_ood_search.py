@@ -46,7 +46,6 @@ from sksoftrank import (
     StackedGridSearchCV,
 )
 from sksoftrank.corruptions import Corruption
-from sksoftrank.search.ood import evaluation
 from sksoftrank.search.ood import space as space_module
 from sksoftrank.search.ood.choice import Outcome, choose, paired_gain, pareto_front
 from sksoftrank.search.ood.fingerprint import digest
@@ -72,7 +71,7 @@ def data():
 @pytest.fixture(autouse=True)
 def started(monkeypatch):
     """Take processes for started, so that small searches use them."""
-    monkeypatch.setattr("sksoftrank.search._fits.START_SECONDS", 0.0)
+    monkeypatch.setattr("sksoftrank.search._jobs.START_SECONDS", 0.0)
 
 
 def make(**params):
@@ -577,7 +576,7 @@ def test_classes_do_not_matter_to_accuracy(data):
 
 
 def test_no_search_without_a_score(data, monkeypatch):
-    monkeypatch.setattr(evaluation, "fit_stacked", None)
+    monkeypatch.setattr("sksoftrank.search._jobs.fit_stacked", None)
     X, y, domains = data
     y = np.minimum(y, 1)
     for d in range(4):
@@ -620,7 +619,7 @@ def test_an_iterator_gives_its_folds_to_every_domain(data, form):
     ],
 )
 def test_folds_that_do_not_fit_are_refused(data, cv, message, monkeypatch):
-    monkeypatch.setattr(evaluation, "fit_stacked", None)
+    monkeypatch.setattr("sksoftrank.search._jobs.fit_stacked", None)
     X, y, domains = data
     with pytest.raises(ValueError, match=message):
         make_search(cv=cv).fit(X, y, domains=domains)
@@ -1144,7 +1143,7 @@ def test_fits_that_fail(data):
 )
 def test_bad_parameters(data, options, message, monkeypatch):
     X, y, domains = data
-    monkeypatch.setattr(evaluation, "fit_stacked", None)
+    monkeypatch.setattr("sksoftrank.search._jobs.fit_stacked", None)
     with pytest.raises(ValueError, match=message):
         make_search(**options).fit(X, y, domains=domains)
 

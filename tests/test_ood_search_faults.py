@@ -364,7 +364,7 @@ def test_a_server_out_of_reach(monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"postgresql+psycopg://me:secret@127.0.0.1:{port}/study"
-    monkeypatch.setattr("sksoftrank.search.ood.evaluation.fit_stacked", None)
+    monkeypatch.setattr("sksoftrank.search._jobs.fit_stacked", None)
     with pytest.raises(ConnectionError, match="can't be used") as caught:
         make_search(url).fit(*make_data())
     assert "secret" not in str(caught.value)

@@ -41,7 +41,7 @@ from sksoftrank import (
     StackedRandomizedSearchCV,
 )
 from sksoftrank.losses import LinearTemperature
-from sksoftrank.search._fits import Job, plan_stacks
+from sksoftrank.search._jobs import Job, StackPlanner
 
 GRID = (StackedGridSearchCV, GridSearchCV)
 RANDOMIZED = (StackedRandomizedSearchCV, RandomizedSearchCV)
@@ -59,7 +59,7 @@ def data():
 @pytest.fixture(autouse=True)
 def started(monkeypatch):
     """Take processes for started, so that small searches use them."""
-    monkeypatch.setattr("sksoftrank.search._fits.START_SECONDS", 0.0)
+    monkeypatch.setattr("sksoftrank.search._jobs.START_SECONDS", 0.0)
 
 
 def make(**params):
@@ -876,14 +876,14 @@ def test_processes_are_started_only_where_they_save_more(
     data, monkeypatch, n_epochs, are_started
 ):
     X, y = data
-    monkeypatch.setattr("sksoftrank.search._fits.START_SECONDS", 4.0)
+    monkeypatch.setattr("sksoftrank.search._jobs.START_SECONDS", 4.0)
     executor = object() if are_started else None
-    monkeypatch.setattr("sksoftrank.search._fits.reusable_executor._executor", executor)
-    jobs = [Job(0, {}, {}, split, np.arange(90)) for split in range(4)]
+    monkeypatch.setattr("sksoftrank.search._jobs.reusable_executor._executor", executor)
+    jobs = [Job(0, {}, split, np.arange(90)) for split in range(4)]
 
     def n_jobs(given):
         estimator = make(max_epochs=n_epochs)
-        return plan_stacks(estimator, jobs, X, len(set(y)), given).n_jobs
+        return StackPlanner(estimator, X, y, given).plan(jobs).n_jobs
 
     assert n_jobs(2) == (1 if n_epochs == 1 and not are_started else 2)
     assert n_jobs(None) is None

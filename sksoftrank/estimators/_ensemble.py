@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -19,7 +20,6 @@ from sklearn.base import (
 )
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from sksoftrank.compression import RankCompressor
@@ -27,7 +27,7 @@ from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._inference import StreamScoreMixin
 from sksoftrank.estimators._mlp import SoftRankMLPClassifier
 from sksoftrank.estimators._sources import is_stream
-from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
+from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, run_stacks
 from sksoftrank.estimators._training_data import draw_seeds, sample_rows
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.training import InMemoryDataset, StopFlag, StreamDataset
@@ -241,20 +241,14 @@ class SoftRankEnsembleClassifier(
     ) -> list[Any]:
         n_workers = min(effective_n_jobs(self.n_jobs), len(fits))
         size = -(-len(fits) // n_workers)
-        stop = StopFlag()
-        threads = torch.get_num_threads()
-        try:
-            done = Parallel(n_jobs=n_workers, prefer="threads")(
-                delayed(_fit_stack)(fits[i : i + size], validated, stop, n_workers)
-                for i in range(0, len(fits), size)
-            )
-        except BaseException:
-            stop.is_set = True  # Threads would train on.
-            raise
-        finally:
-            torch.set_num_threads(threads)
+        stacks = run_stacks(
+            partial(_fit_stack, validated=validated),
+            [fits[i : i + size] for i in range(0, len(fits), size)],
+            n_jobs=n_workers,
+            prefer="threads",
+        )
         members = []
-        for member, error in (fit for stack in done for fit in stack):
+        for member, error in (fit for stack in stacks for fit in stack):
             if error is not None:
                 raise error
             members.append(member)
@@ -423,10 +417,8 @@ class SoftRankEnsembleClassifier(
 
 
 def _fit_stack(
-    fits: list[PendingFit], validated: dict[Any, Any], stop: StopFlag, n_workers: int
+    fits: list[PendingFit], validated: dict[Any, Any], *, stop: StopFlag
 ) -> list[tuple[Any, Exception | None]]:
     """Return fitted members and errors, without the rows: a process sends them back."""
-    if n_workers > 1:
-        torch.set_num_threads(1)
     fit_stacked(fits, stop=stop, validated=validated)
     return [(fit.estimator, fit.error) for fit in fits]

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import Parallel, delayed
 from skorch.callbacks import Callback
 
 from sksoftrank.estimators._base import (
@@ -101,6 +104,42 @@ def fit_stacked(
                 fit.estimator._complete(training, compress=compress)
             except Exception as error:
                 fit.error = error
+
+
+def run_stacks(
+    function: Callable[..., Any],
+    stacks: Sequence[Any],
+    *,
+    n_jobs: int | None,
+    **options: Any,
+) -> list[Any]:
+    """Return ``function(stack, stop=...)`` of each stack, several at a time.
+
+    Those at work beside each other keep to one thread each. An error, or Ctrl-C, sets
+    `stop` for all, as threads would train on. `options` are those of
+    :class:`joblib.Parallel`.
+    """
+    stop = StopFlag()
+    is_alone = effective_n_jobs(n_jobs) == 1
+    n_threads = torch.get_num_threads()
+    try:
+        done: list[Any] = Parallel(n_jobs=n_jobs, **options)(
+            delayed(_run_stack)(function, stack, stop, is_alone) for stack in stacks
+        )
+    except BaseException:
+        stop.is_set = True
+        raise
+    finally:
+        torch.set_num_threads(n_threads)
+    return done
+
+
+def _run_stack(
+    function: Callable[..., Any], stack: Any, stop: StopFlag, is_alone: bool
+) -> Any:
+    if not is_alone:
+        torch.set_num_threads(1)
+    return function(stack, stop=stop)
 
 
 class _Follow(Callback):

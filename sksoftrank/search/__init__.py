@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from sksoftrank.search._stacked import StackedGridSearchCV, StackedRandomizedSearchCV
+from sksoftrank.search.stacked import StackedGridSearchCV, StackedRandomizedSearchCV
 
 if TYPE_CHECKING:
     from sksoftrank.search.ood import OODSearchCV

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,23 +11,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
-from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator
-from sklearn.utils.metaestimators import _safe_split
-from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params
 
-from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_parts
 from sksoftrank.ood._rows import score_rows
-from sksoftrank.search._fits import (
-    Job,
-    explain_fallback,
-    last_step,
-    plan_stacks,
-    prepare_fit,
-    with_params,
-)
+from sksoftrank.search._jobs import Job, StackPlanner, fit_jobs, last_step, with_params
 from sksoftrank.search.ood.choice import FloatArray
 from sksoftrank.search.ood.protocol import Plan, Scored, Split
 from sksoftrank.training import StopFlag
@@ -111,10 +97,7 @@ class Evaluation:
     n_jobs: int | None
 
     def __post_init__(self) -> None:
-        self.n_fits = 0
-        self.unsupported: Counter[str] = Counter()
-        self._identities: dict[Any, int] = {}
-        self.n_classes = len(set(np.asarray(self.y).ravel().tolist()))
+        self._planner = StackPlanner(self.base_estimator, self.X, self.y, self.n_jobs)
 
     @property
     def batch_size(self) -> int:
@@ -132,69 +115,32 @@ class Evaluation:
             for candidate, params in enumerate(candidates)
             for job in self._jobs(candidate, params)
         ]
-        stacks = plan_stacks(
-            self.base_estimator,
-            jobs,
-            self.X,
-            self.n_classes,
-            self.n_jobs,
-            whole_candidates=checks is not None,
+        stacks = self._planner.plan(jobs, whole_candidates=checks is not None)
+        pruning: list[Pruning] = []
+        if checks is not None:
+            pruning = [Pruning(check, self._empty()) for check in checks]
+        # What is reported while a fit trains goes to the study, which lives here.
+        results = stacks.run(
+            partial(self._evaluate, pruning=pruning),
+            require="sharedmem" if pruning else None,
         )
-        self.n_fits += len(jobs)
-        self.unsupported += stacks.unsupported
-        pruning = [
-            None if checks is None else Pruning(checks[candidate], self._empty())
-            for candidate in range(len(candidates))
-        ]
-        stop = StopFlag()
-        threads = torch.get_num_threads()
-        try:
-            # Reports go to the study, which lives here.
-            done = Parallel(
-                n_jobs=stacks.n_jobs, require="sharedmem" if checks else None
-            )(
-                delayed(self._evaluate)(
-                    chunk,
-                    [pruning[job.candidate] for job in chunk],
-                    stop,
-                    1 if effective_n_jobs(stacks.n_jobs) > 1 else None,
-                )
-                for chunk in stacks.chunks
-            )
-        except BaseException:
-            stop.is_set = True  # Threads would train on.
-            raise
-        finally:
-            torch.set_num_threads(threads)
         for own in pruning:
-            if own is not None and own.error is not None:
+            if own.error is not None:
                 raise own.error
         by_trial: list[list[tuple[Fit, FitScores]]] = [[] for _ in candidates]
-        for chunk, results in zip(stacks.chunks, done, strict=True):
-            for job, result in zip(chunk, results, strict=True):
-                by_trial[job.candidate].append((job, result))
+        for job, result in zip(jobs, results, strict=True):
+            by_trial[job.candidate].append((job, result))
         return [self._collect(fits) for fits in by_trial]
 
     def fallback_reason(self) -> str | None:
         """Return why some fits were not stacked; None if all were."""
-        return explain_fallback(self.unsupported, self.n_fits)
+        return self._planner.fallback_reason()
 
     def _evaluate(
-        self,
-        jobs: list[Fit],
-        pruning: list[Pruning | None],
-        stop: StopFlag,
-        n_threads: int | None,
+        self, jobs: list[Fit], *, stop: StopFlag, pruning: list[Pruning]
     ) -> list[FitScores]:
         """Fit jobs together and score each."""
-        if n_threads is not None:
-            torch.set_num_threads(n_threads)
         splits = [self.plan.splits[job.split] for job in jobs]
-        start = time.perf_counter()
-        estimators: list[Any] = []
-        results = [FitScores() for _ in jobs]
-        fits: dict[int, PendingFit] = {}
-        shared: dict[Any, tuple[Any, PendingFit]] = {}
 
         def score(estimator: Any, rows: Scored) -> float:
             params = rows.params(self.X, self.score_params)
@@ -205,59 +151,45 @@ class Evaluation:
                 domain: score(estimator, rows) for domain, rows in split.ood.items()
             }
 
-        for place, (job, split) in enumerate(zip(jobs, splits, strict=True)):
-            try:
-                estimator = with_params(self.base_estimator, job.params)
-                estimators.append(estimator)
-                if fits_by_parts(last_step(estimator)):
-                    fits[place] = prepare_fit(
-                        estimator, job, self.X, self.y, self.fit_params, shared
-                    )
-                    own = pruning[place]
-                    if own is not None:
-                        fits[place].on_epoch = partial(
-                            own.follow,
-                            job.seed * self.plan.n_replicates + split.replicate,
-                            partial(score_all, estimator, split),
-                        )
-                else:
-                    rows, labels = _safe_split(estimator, self.X, self.y, job.train)
-                    call = _check_method_params(
-                        self.X, self.fit_params, indices=job.train
-                    )
-                    estimator.fit(rows, labels, **call)
-            except Exception as error:
-                results[place].error = error
-                if len(estimators) == place:
-                    estimators.append(None)
-        fit_stacked(list(fits.values()), stop=stop)
-        for place, fit in fits.items():
-            results[place].error = fit.error
-        fit_time = (time.perf_counter() - start) / len(jobs)
+        def follow(place: int, estimator: Any) -> Callable[[int, int], bool]:
+            job, split = jobs[place], splits[place]
+            row = job.seed * self.plan.n_replicates + split.replicate
+            score_now = partial(score_all, estimator, split)
+            return partial(pruning[job.candidate].follow, row, score_now)
 
-        for place, (result, split) in enumerate(zip(results, splits, strict=True)):
-            result.fit_time = fit_time
-            own = pruning[place]
-            result.is_pruned = own is not None and own.is_pruned
+        fitted = fit_jobs(
+            self.base_estimator,
+            jobs,
+            self.X,
+            self.y,
+            self.fit_params,
+            stop=stop,
+            follow=follow if pruning else None,
+        )
+        results = []
+        for job, own, split in zip(jobs, fitted, splits, strict=True):
+            result = FitScores(error=own.error, fit_time=own.seconds)
+            results.append(result)
+            result.is_pruned = bool(pruning) and pruning[job.candidate].is_pruned
             if result.error is not None or result.is_pruned:
                 continue
             start = time.perf_counter()
-            estimator = estimators[place]
             try:
-                result.id = score(estimator, split.id)
-                result.ood = score_all(estimator, split)
+                result.id = score(own.estimator, split.id)
+                result.ood = score_all(own.estimator, split)
             except Exception as error:
                 result.error = error
                 continue
             # A metric may need more rows than a part has; then there are none.
             with suppress(Exception):
                 result.parts = {
-                    domain: [score(estimator, rows) for rows in parts]
+                    domain: [score(own.estimator, rows) for rows in parts]
                     for domain, parts in split.parts.items()
                 }
             result.score_time = time.perf_counter() - start
-            result.n_components = getattr(last_step(estimator), "n_components_", np.nan)
-            result.rank = getattr(last_step(estimator), "rank_", np.nan)
+            last = last_step(own.estimator)
+            result.n_components = getattr(last, "n_components_", np.nan)
+            result.rank = getattr(last, "rank_", np.nan)
         return results
 
     def _jobs(self, candidate: int, params: dict[str, Any]) -> list[Fit]:
@@ -271,18 +203,9 @@ class Evaluation:
             range(len(self.plan.splits)), range(len(self.seeds))
         ):
             settings = {**params, **dict.fromkeys(seeded, self.seeds[seed])}
-            ids = {name: self._identity(value) for name, value in settings.items()}
             train = self.plan.splits[split].train
-            jobs.append(Fit(candidate, settings, ids, split, train, seed))
+            jobs.append(Fit(candidate, settings, split, train, seed))
         return jobs
-
-    def _identity(self, value: Any) -> int:
-        """Return a number for a value, so that equal steps are fitted once."""
-        if isinstance(value, bool | int | float | str | None):
-            # Below zero, where no address is.
-            key = (type(value), value)
-            return self._identities.setdefault(key, -1 - len(self._identities))
-        return id(value)
 
     def _empty(self) -> FloatArray:
         n_rows = self.plan.n_replicates * len(self.seeds)

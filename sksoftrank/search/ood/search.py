@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
@@ -16,17 +15,15 @@ import optuna
 from optuna.samplers import TPESampler
 from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
 from sklearn.metrics import get_scorer_names
-from sklearn.model_selection._search import BaseSearchCV, _search_estimator_has
-from sklearn.utils import Tags, assert_all_finite, get_tags, indexable
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_method_params
 
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
 from sksoftrank.estimators._training_data import draw_seeds
-from sksoftrank.search._fits import last_step, with_params
+from sksoftrank.search._base import BaseNetworkSearchCV
+from sksoftrank.search._jobs import last_step, with_params
 from sksoftrank.search.ood.evaluation import Evaluation, random_states
 from sksoftrank.search.ood.fingerprint import check_fingerprint, fingerprint
 from sksoftrank.search.ood.protocol import keep_defined, make_plan
@@ -43,7 +40,7 @@ from sksoftrank.search.ood.study import StudyLoop, open_study
 _STUDY_NAME = "OODSearchCV"
 
 
-class OODSearchCV(BaseSearchCV):
+class OODSearchCV(BaseNetworkSearchCV):
     """Search for the configuration that holds up best under a distribution shift.
 
     Optuna proposes configurations; each is fitted on source rows, and scored on
@@ -349,16 +346,8 @@ class OODSearchCV(BaseSearchCV):
     ) -> None:
         self._check_estimator()
         scorer, _ = self._get_scorers()
-        if y is None:
-            raise ValueError(
-                "y must hold the labels, got None. A search over classifiers requires "
-                "y to be passed, but the target y is None."
-            )
-        X, y = indexable(X, y)
-        assert_all_finite(y, input_name="y")
+        X, y, routed = self._read(X, y, params)
         check_classification_targets(y)
-        params = _check_method_params(X, params=params)
-        routed = self._get_routed_params_for_fit(params)
         base: BaseEstimator = clone(self.estimator)
         space, grid = make_space(self.param_distributions, base), baseline_grid(base)
         seeds = self._seeds()
@@ -465,11 +454,7 @@ class OODSearchCV(BaseSearchCV):
                     if best.get_params()[name] is None
                 }
             )
-            start = time.time()
-            self.best_estimator_ = best.fit(X, y, **routed.estimator.fit)
-            self.refit_time_ = time.time() - start
-            if hasattr(best, "feature_names_in_"):
-                self.feature_names_in_ = best.feature_names_in_
+            self._refit(best, X, y, routed.estimator.fit)
         del self._unfinished
 
     def _check_estimator(self) -> None:
@@ -541,26 +526,6 @@ class OODSearchCV(BaseSearchCV):
         # The base class's loop, which `fit` does without.
         raise NotImplementedError
 
-    @available_if(_search_estimator_has("transform"))
-    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
-        """Search, and transform the rows with the best configuration.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Source rows.
-        y : array-like of shape (n_samples,), default=None
-            Labels.
-        **params : dict
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features_out)
-            What the best estimator's `transform` returns.
-        """
-        return self.fit(X, y, **params).transform(X)
-
     def get_metadata_routing(self) -> MetadataRouter:
         """Return what `fit` passes on, and what it takes itself.
 
@@ -573,7 +538,6 @@ class OODSearchCV(BaseSearchCV):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.transformer_tags = get_tags(self.estimator).transformer_tags
         if self.shifts is not None:
             tags.input_tags.sparse = False
         return tags

@@ -29,7 +29,7 @@ from sksoftrank.estimators import (
     SoftRankMLPClassifier,
 )
 from sksoftrank.estimators._recipe import MODERATE
-from sksoftrank.search._fits import last_step, step_prefix
+from sksoftrank.search._jobs import last_step, step_prefix
 from sksoftrank.search.ood._optuna import optimize_loop
 
 Params = dict[str, Any]

@@ -30,7 +30,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm.auto import tqdm
 
-from sksoftrank.search._fits import with_params
+from sksoftrank.search._jobs import with_params
 from sksoftrank.search.ood import storage as storages
 from sksoftrank.search.ood._optuna import optimize_loop, stop_requested
 from sksoftrank.search.ood.choice import FloatArray, Outcome

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
-import torch
 from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
-from sklearn.model_selection._search import BaseSearchCV, _search_estimator_has
 from sklearn.model_selection._validation import (
     _fit_and_score,
     _insert_error_scores,
     _warn_or_raise_about_fit_failures,
 )
-from sklearn.utils import Tags, assert_all_finite, get_tags, indexable
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params
 
 from sksoftrank.estimators import BaseSoftRankClassifier
-from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_parts
-from sksoftrank.search._fits import (
+from sksoftrank.search._base import BaseNetworkSearchCV
+from sksoftrank.search._jobs import (
     Job,
-    StackPlan,
-    explain_fallback,
+    StackPlanner,
+    fit_jobs,
     last_step,
-    plan_stacks,
-    prepare_fit,
     with_params,
 )
 from sksoftrank.training import StopFlag
@@ -44,7 +34,7 @@ Array = npt.NDArray[Any]
 
 
 @dataclass
-class ScoredJob(Job):
+class _ScoredJob(Job):
     """A job of as many as there are, scored as scikit-learn does."""
 
     n_candidates: int
@@ -52,7 +42,7 @@ class ScoredJob(Job):
     test: Array
 
 
-class _StackedSearch(BaseSearchCV):
+class _StackedSearch(BaseNetworkSearchCV):
     """Evaluates candidates in stacks; the rest is scikit-learn's."""
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -80,22 +70,16 @@ class _StackedSearch(BaseSearchCV):
             return super().fit(X, y, **params)
 
         scorers, refit_metric = self._get_scorers()
-        X, y = indexable(X, y)
-        if y is None:
-            raise ValueError(
-                "y must hold the labels, got None. A search over classifiers requires "
-                "y to be passed, but the target y is None."
-            )
-        assert_all_finite(y, input_name="y")
-        params = _check_method_params(X, params=params)
-        routed = self._get_routed_params_for_fit(params)
+        X, y, routed = self._read(X, y, params)
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         self.n_splits_ = cv.get_n_splits(X, y, **routed.splitter.split)
         base_estimator = clone(self.estimator)
-        evaluation = _Evaluation(
-            base_estimator,
-            X,
-            y,
+        planner = StackPlanner(base_estimator, X, y, self.n_jobs)
+        fit_and_score = partial(
+            _fit_and_score_stack,
+            base_estimator=base_estimator,
+            X=X,
+            y=y,
             fit_params=routed.estimator.fit,
             # A scorer of the user's own may look at anything that a fit leaves.
             compress=callable(self.scoring)
@@ -105,6 +89,7 @@ class _StackedSearch(BaseSearchCV):
             ),
             score_options={
                 "scorer": scorers,
+                "fit_params": {},
                 "score_params": routed.scorer.score,
                 "return_train_score": self.return_train_score,
                 "return_n_test_samples": True,
@@ -142,22 +127,23 @@ class _StackedSearch(BaseSearchCV):
                     f"Fitting {len(splits)} folds for each of {len(added)} candidates,"
                     f" totalling {len(splits) * len(added)} fits"
                 )
-            jobs = [
-                ScoredJob(
-                    candidate,
-                    params,
-                    {name: id(value) for name, value in params.items()},
-                    split,
-                    train,
-                    len(added),
-                    len(splits),
-                    test,
+            plan = planner.plan(
+                [
+                    _ScoredJob(
+                        candidate, params, split, train, len(added), len(splits), test
+                    )
+                    for (candidate, params), (split, (train, test)) in product(
+                        enumerate(added), enumerate(splits)
+                    )
+                ]
+            )
+            if self.verbose > 0 and plan.n_bytes:
+                print(  # noqa: T201
+                    f"Training in {len(plan.stacks)} stacks, "
+                    f"{effective_n_jobs(plan.n_jobs)} at a time, which takes about "
+                    f"{plan.n_bytes / 2**20:.0f} MB"
                 )
-                for (candidate, params), (split, (train, test)) in product(
-                    enumerate(added), enumerate(splits)
-                )
-            ]
-            new = evaluation.run(jobs, self.n_jobs, self.pre_dispatch)
+            new = plan.run(fit_and_score, pre_dispatch=self.pre_dispatch)
             _warn_or_raise_about_fit_failures(new, self.error_score)
             if callable(self.scoring):
                 _insert_error_scores(new, self.error_score)
@@ -172,8 +158,8 @@ class _StackedSearch(BaseSearchCV):
         context.call_on_fit_task_begin(estimator=self)
         self._run_search(evaluate, callback_ctx=context)
         context.call_on_fit_task_end(estimator=self)
-        self.fallback_reason_ = evaluation.fallback_reason()
-        self.stack_bytes_ = evaluation.stack_bytes
+        self.fallback_reason_ = planner.fallback_reason()
+        self.stack_bytes_ = planner.n_bytes
 
         first = out[0]["test_scores"]
         self.multimetric_ = isinstance(first, dict)
@@ -191,43 +177,12 @@ class _StackedSearch(BaseSearchCV):
             self.best_params_ = results["params"][self.best_index_]
         if self.refit:
             best = with_params(base_estimator, self.best_params_)
-            start = time.time()
-            self.best_estimator_ = best.fit(X, y, **routed.estimator.fit)
-            self.refit_time_ = time.time() - start
-            if hasattr(best, "feature_names_in_"):
-                self.feature_names_in_ = best.feature_names_in_
+            self._refit(best, X, y, routed.estimator.fit)
         self.scorer_ = (
             scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
         )
         self.cv_results_ = results
         return self
-
-    @available_if(_search_estimator_has("transform"))
-    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
-        """Search, and transform the rows with the best candidate.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Training rows.
-        y : array-like of shape (n_samples,), default=None
-            Labels.
-        **params : dict
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features_out)
-            What the best estimator's `transform` returns.
-        """
-        return self.fit(X, y, **params).transform(X)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        # scikit-learn's searches have `transform` where the estimator has, but neither
-        # these tags nor `fit_transform`, and no check of theirs can start.
-        tags.transformer_tags = get_tags(self.estimator).transformer_tags
-        return tags
 
     def _unsupported_reason(self) -> str | None:
         """Return why no candidate can be stacked; None if some may be."""
@@ -242,149 +197,38 @@ class _StackedSearch(BaseSearchCV):
         return None
 
 
-class _Evaluation:
-    """Fits and scores jobs: in stacks where that can be, else one by one."""
-
-    def __init__(
-        self,
-        base_estimator: BaseEstimator,
-        X: Any,
-        y: Any,
-        *,
-        fit_params: dict[str, Any],
-        compress: bool,
-        score_options: dict[str, Any],
-    ) -> None:
-        self.base_estimator = base_estimator
-        self.X, self.y = X, y
-        self.fit_params = fit_params
-        self.compress = compress
-        self.score_options = score_options
-        self.n_fits = 0
-        self.stack_bytes = 0
-        self.unsupported: Counter[str] = Counter()
-
-    def fallback_reason(self) -> str | None:
-        """Return why some fits were not stacked; None if all were."""
-        return explain_fallback(self.unsupported, self.n_fits)
-
-    def run(
-        self, jobs: list[ScoredJob], n_jobs: int | None, pre_dispatch: Any
-    ) -> list[dict[str, Any]]:
-        """Return the results in the order of the jobs."""
-        plan = self._plan(jobs, n_jobs)
-        stop = StopFlag()
-        # Processes by default, as in GridSearchCV: the many short calls of a step would
-        # wait for each other's interpreter lock in threads.
-        parallel = Parallel(n_jobs=plan.n_jobs, pre_dispatch=pre_dispatch)
-        threads = torch.get_num_threads()
-        try:
-            done = parallel(
-                delayed(_fit_and_score_chunk)(
-                    self.base_estimator,
-                    self.X,
-                    self.y,
-                    chunk,
-                    self.fit_params,
-                    self.compress,
-                    self.score_options,
-                    stop,
-                    1 if effective_n_jobs(plan.n_jobs) > 1 else None,
-                )
-                for chunk in plan.chunks
-            )
-        except BaseException:
-            stop.is_set = True  # Threads would train on.
-            raise
-        finally:
-            torch.set_num_threads(threads)
-        by_place = {
-            (job.candidate, job.split): result
-            for chunk, results in zip(plan.chunks, done, strict=True)
-            for job, result in zip(chunk, results, strict=True)
-        }
-        return [by_place[job.candidate, job.split] for job in jobs]
-
-    def _plan(self, jobs: list[ScoredJob], n_jobs: int | None) -> StackPlan[ScoredJob]:
-        """Return which jobs train together, and tell of it."""
-        n_classes = len(set(np.asarray(self.y).ravel().tolist()))
-        plan = plan_stacks(self.base_estimator, jobs, self.X, n_classes, n_jobs)
-        self.n_fits += len(jobs)
-        self.unsupported += plan.unsupported
-        self.stack_bytes = max(self.stack_bytes, plan.n_bytes)
-        if self.score_options["verbose"] > 0 and self.stack_bytes:
-            print(  # noqa: T201
-                f"Training in {len(plan.chunks)} stacks, "
-                f"{effective_n_jobs(plan.n_jobs)} at a time, which "
-                f"takes about {self.stack_bytes / 2**20:.0f} MB"
-            )
-        return plan
-
-
-def _fit_and_score_chunk(
+def _fit_and_score_stack(
+    jobs: list[_ScoredJob],
+    *,
+    stop: StopFlag,
     base_estimator: BaseEstimator,
     X: Any,
     y: Any,
-    jobs: list[ScoredJob],
     fit_params: dict[str, Any],
     compress: bool,
     score_options: dict[str, Any],
-    stop: StopFlag,
-    n_threads: int | None,
 ) -> list[dict[str, Any]]:
     """Fit jobs together; return what scikit-learn's `_fit_and_score` does for each."""
-    if n_threads is not None:
-        torch.set_num_threads(n_threads)
-    start = time.time()
-    estimators = [with_params(base_estimator, job.params) for job in jobs]
-    if not all(fits_by_parts(last_step(estimator)) for estimator in estimators):
-        return [
-            _score(estimator, X, y, job, fit_params, score_options)
-            for estimator, job in zip(estimators, jobs, strict=True)
-        ]
-    errors: list[Exception | None] = [None] * len(jobs)
-    fits: dict[int, PendingFit] = {}
-    shared: dict[Any, tuple[Any, PendingFit]] = {}
-    for place, (job, estimator) in enumerate(zip(jobs, estimators, strict=True)):
-        try:
-            fits[place] = prepare_fit(estimator, job, X, y, fit_params, shared)
-        except Exception as failure:
-            errors[place] = failure
-    fit_stacked(list(fits.values()), compress=compress, stop=stop)
-    for place, fit in fits.items():
-        errors[place] = fit.error
-    fit_time = (time.time() - start) / len(jobs)
-
+    fitted = fit_jobs(
+        base_estimator, jobs, X, y, fit_params, stop=stop, compress=compress
+    )
     results = []
-    for job, estimator, error in zip(jobs, estimators, errors, strict=True):
-        _end_with(estimator, error)
-        result = _score(estimator, X, y, job, {}, score_options)
-        result["fit_time"] = fit_time
+    for job, own in zip(jobs, fitted, strict=True):
+        _end_with(own.estimator, own.error)
+        result = _fit_and_score(
+            own.estimator,
+            X,
+            y,
+            train=job.train,
+            test=job.test,
+            parameters=job.params,
+            split_progress=(job.split, job.n_splits),
+            candidate_progress=(job.candidate, job.n_candidates),
+            **score_options,
+        )
+        result["fit_time"] = own.seconds
         results.append(result)
     return results
-
-
-def _score(
-    estimator: Any,
-    X: Any,
-    y: Any,
-    job: ScoredJob,
-    fit_params: dict[str, Any],
-    score_options: dict[str, Any],
-) -> dict[str, Any]:
-    """Fit and score one job as scikit-learn does."""
-    return _fit_and_score(
-        estimator,
-        X,
-        y,
-        train=job.train,
-        test=job.test,
-        parameters=job.params,
-        fit_params=fit_params,
-        split_progress=(job.split, job.n_splits),
-        candidate_progress=(job.candidate, job.n_candidates),
-        **score_options,
-    )
 
 
 def _end_with(estimator: Any, error: Exception | None) -> None:
