@@ -47,11 +47,18 @@ from sksoftrank import (
 )
 from sksoftrank.corruptions import Corruption
 from sksoftrank.search.ood import space as space_module
-from sksoftrank.search.ood.choice import Outcome, choose, paired_gain, pareto_front
+from sksoftrank.search.ood.choice import (
+    Criterion,
+    Outcome,
+    choose,
+    find_baseline,
+    pareto_front,
+    pick_finalists,
+)
 from sksoftrank.search.ood.fingerprint import digest
 from sksoftrank.search.ood.protocol import make_plan
 from sksoftrank.search.ood.results import outcome
-from sksoftrank.search.ood.space import baseline_grid, make_space
+from sksoftrank.search.ood.space import default_queue, make_space
 from sksoftrank.shifts import FeatureDropout, GainDrift, GaussianNoise, OffsetDrift
 
 SHIFTS = [GainDrift(3), OffsetDrift(2)]
@@ -84,7 +91,7 @@ def make_search(estimator=None, space=None, **options):
     return OODSearchCV(
         make() if estimator is None else estimator,
         {"temperature": stats.loguniform(0.3, 100)} if space is None else space,
-        **{"n_trials": 7, "cv": 2, "random_state": 0, **options},
+        **{"n_trials": 7, "n_final_seeds": 1, "cv": 2, "random_state": 0, **options},
     )
 
 
@@ -98,159 +105,98 @@ def scored(ood, id=0.9, n_components=2, is_baseline=False):
     )
 
 
-def test_the_paired_gain_in_closed_form():
-    gain, error = paired_gain(
-        scored([[0.6, 0.7], [0.8, 0.9]]), scored([[0.5, 0.5], [0.5, 0.5]]), "mean"
-    )
-    assert gain == pytest.approx(0.25)
-    # Differences of 0.1 and 0.2, 0.3 and 0.4: replicates differ by 0.2, which counts
-    # as two values, not as four.
-    assert error == pytest.approx(np.sqrt(0.2**2 / 2 / 2))
-    gain, error = paired_gain(
-        scored([[0.6, 0.9], [0.8, 0.7]]), scored([[0.5, 0.9], [0.9, 0.5]]), "worst"
-    )
-    # Means of the worst domain, and differences of 0.1 and 0.2 between the worst.
-    assert gain == pytest.approx(0.7 - 0.7)
-    assert error == pytest.approx(0.05)
-    assert np.isnan(paired_gain(scored([0.6]), scored([0.5]), "mean")[1])
+HALF = Criterion()
 
 
-def test_the_error_is_clustered_both_ways():
-    gains = np.array([[0.0, 0.0, 0.3], [0.3, 0.0, 0.0]])
-    by_row, by_column = 0.0, np.var([0.15, 0, 0.15], ddof=1) / 3
-    each = gains.var(ddof=1) / 6
-    assert by_row + by_column - each < by_column
-    error = paired_gain(scored(gains), scored(0 * gains), "mean")[1]
-    assert error == pytest.approx(np.sqrt(by_column))
-    # What replicates and domains have of their own adds up.
-    gains = np.add.outer([0.0, 0.1, 0.2], [0.0, 0.1, 0.2])
-    by_row = by_column = 0.1**2 / 3
-    each = gains.var(ddof=1) / 9
-    error = paired_gain(scored(gains), scored(0 * gains), "mean")[1]
-    assert error == pytest.approx(np.sqrt(by_row + by_column - each))
-
-
-@pytest.mark.parametrize("aggregate", ["mean", "worst"])
-def test_few_rows_make_a_gain_unsure(aggregate):
-    base, other = scored([[0.5], [0.5]], is_baseline=True), scored([[0.6], [0.6]])
-    # Each fit gains as much, all of it on one of the two parts of the rows.
-    assert paired_gain(other, base, aggregate)[1] == pytest.approx(0, abs=1e-12)
-    base.parts = np.array([[[0.5, 0.5]], [[0.5, 0.5]]])
-    other.parts = np.array([[[0.7, 0.5]], [[0.7, 0.5]]])
-    gain, error = paired_gain(other, base, aggregate)
-    assert gain == pytest.approx(0.1)
-    assert error == pytest.approx(np.sqrt(0.2**2 / 2 / 2))
-
-
-def test_a_constant_gain_has_no_error_whatever_the_domains():
-    base = np.array([[0.2, 0.5, 0.9]])
-    gain, error = paired_gain(scored(base + 0.01), scored(base), "mean")
-    assert gain == pytest.approx(0.01)
-    assert error == pytest.approx(0, abs=1e-12)
+def choose_all(outcomes, finals=None, criterion=HALF, **options):
+    """Choose where all are finalists; with the same scores again if none are given."""
+    finals = outcomes if finals is None else finals
+    return choose(outcomes, dict(enumerate(finals)), criterion, **options)
 
 
 @pytest.mark.parametrize(
-    ("other", "chosen", "reason"),
+    ("criterion", "score"),
     [
-        # Gains 0.1 +- 0.
-        (scored([0.6, 0.8]), 2, "beats the baseline"),
-        # Gains 0.1 +- 0.2.
-        (scored([0.8, 0.6]), 1, "not more than 1.00 standard errors of 0.2000"),
-        (scored([0.4, 0.6]), 1, "a gain of -0.1000"),
-        # The same scores.
-        (scored([0.5, 0.7]), 1, "a gain of 0.0000"),
-        # Better by far, but not in distribution.
-        (scored([0.9, 0.9], id=0.885), 1, "no other configuration was evaluated"),
-        (scored([0.6, 0.8], id=0.89), 2, "beats the baseline"),
+        (HALF, 0.5 * 0.6 + 0.5 * 0.9),
+        (Criterion(1.0), 0.6),
+        (Criterion(0.0), 0.9),
+        (Criterion(0.75), 0.75 * 0.6 + 0.25 * 0.9),
+        (Criterion(0.5, "worst"), 0.5 * 0.55 + 0.5 * 0.9),
     ],
 )
-def test_the_rule(other, chosen, reason):
+def test_the_score_in_closed_form(criterion, score):
+    # Means of the domains over replicates: 0.55 and 0.65.
+    outcome = scored([[0.5, 0.7], [0.6, 0.6]], id=0.9)
+    assert outcome.score(criterion) == pytest.approx(score)
+
+
+def test_over_all_seeds_each_counts_the_same():
+    joined = scored([0.2]).joined(scored([[0.5], [0.8]]))
+    assert joined.ood_score() == pytest.approx(0.5)
+    # The worst is of the means, not the mean of the worst.
+    joined = scored([0.2, 0.8]).joined(scored([0.8, 0.4]))
+    assert joined.ood_score("worst") == pytest.approx(0.5)
+
+
+def test_the_baseline_is_the_best_in_distribution():
     outcomes = [
-        scored([0.9, 0.9], id=0.8, is_baseline=True),
-        scored([0.5, 0.7], is_baseline=True),
-        other,
+        scored([0.9], id=0.5, is_baseline=True),
+        scored([0.1], id=0.8, is_baseline=True),
+        scored([0.9], id=0.8, is_baseline=True),
+        scored([0.9], id=0.9),
     ]
-    choice = choose(outcomes, id_tolerance=0.01)
+    assert find_baseline(outcomes) == 1  # Of equals the first.
+    assert find_baseline(outcomes[3:]) is None
+
+
+def test_finalists_are_the_baseline_and_the_best():
+    base = scored([0.1], is_baseline=True)
+    rest = [scored([x]) for x in (0.3, 0.6, 0.5, 0.4)]
+    assert pick_finalists([*rest, base], 2, HALF) == [4, 1, 2]
+    assert pick_finalists(rest, 2, HALF) == [1, 2]
+    assert pick_finalists([base], 2, HALF) == [0]
+    # Another rate of the baseline's is a configuration like any other.
+    rate = scored([0.7], id=0.8, is_baseline=True)
+    assert pick_finalists([*rest, base, rate], 1, HALF) == [4, 5]
+    # The Pareto front: the best but for one that is as good, and larger.
+    large = [scored([0.6], n_components=9), scored([0.6], n_components=1)]
+    assert pick_finalists([base, *large], 2, HALF, pareto=True) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("gain", "min_gain", "chosen"),
+    [
+        (0.0051, 0.005, 1),
+        (0.005, 0.005, 0),  # More is asked for.
+        (0.005, 0.0, 1),
+        (0.0, 0.0, 0),
+        (-0.1, 0.0, 0),
+    ],
+)
+def test_the_gain_on_fresh_seeds_decides(gain, min_gain, chosen):
+    # With the first seed it is far better: that is what it was picked for.
+    first = [scored([0.5], is_baseline=True), scored([0.9])]
+    fresh = [scored([0.5], is_baseline=True), scored([0.5 + 2 * gain])]
+    choice = choose_all(first, fresh, min_gain=min_gain)
     assert choice.index == chosen
-    assert reason in choice.reason
-    assert choice.reason.endswith(".")
+    assert ("not more than" in choice.reason) == (chosen == 0)
+    assert f"a gain of {gain:.4f}" in choice.reason
 
 
-@pytest.mark.parametrize(("ood", "chosen"), [([0.7, 0.8], 0), ([0.9, 0.6], 1)])
-def test_a_rate_that_does_better_under_the_shift_must_prove_it(ood, chosen):
-    outcomes = [
-        scored(ood, id=0.9, is_baseline=True),
-        # Tuned in distribution, as anybody would.
-        scored([0.6, 0.7], id=0.905, is_baseline=True),
-    ]
-    assert choose(outcomes).index == chosen
+def test_the_best_over_all_seeds_is_considered_alone():
+    # The third is better on the fresh seed alone, the second over both.
+    first = [scored([x], is_baseline=x == 0.1) for x in (0.1, 0.9, 0.5)]
+    fresh = [scored([x], is_baseline=x == 0.1) for x in (0.1, 0.6, 0.7)]
+    assert choose_all(first, fresh).index == 1
+    # Of the one that is considered the fresh seeds must show the gain.
+    fresh = [scored([x], is_baseline=x == 0.3) for x in (0.3, 0.3, 0.4)]
+    assert choose_all(first, fresh).index == 0
 
 
-def test_the_worst_domain_decides_if_asked():
-    outcomes = [
-        scored([[0.6] * 8] * 2, is_baseline=True),
-        scored([[0.9] * 7 + [0.62]] * 2),
-        scored([[0.65] * 8] * 2),
-    ]
-    assert choose(outcomes).index == 1
-    assert choose(outcomes, aggregate="worst").index == 2
-
-
-def test_the_surest_gain_is_chosen_not_the_largest():
-    outcomes = [
-        scored([0.5, 0.5, 0.5], is_baseline=True),
-        scored([0.9, 0.7, 0.5]),
-        scored([0.66, 0.64, 0.65]),
-        *[scored([0.41, 0.4, 0.39])] * 5,
-    ]
-    assert choose(outcomes).index == 2
-
-
-def test_no_error_counts_as_less_than_is_usual():
-    base = scored([0.5, 0.5, 0.5], is_baseline=True)
-    lucky = scored([0.61, 0.6, 0.59])
-    others = [scored(np.roll([0.7, 0.5, 0.3], k)) for k in range(5)]
-    assert choose([base, lucky]).index == 1
-    assert choose([base, lucky, *others]).index == 0
-    assert choose([base, scored([0.91, 0.9, 0.89]), *others]).index == 1
-
-
-@pytest.mark.parametrize("shape", [(1, 2), (1, 3), (2, 1), (6, 1), (1, 10)])
-@pytest.mark.parametrize("n_others", [1, 8, 46])
-def test_noise_is_seldom_chosen_however_many_there_are(shape, n_others):
-    # What is left is the baseline's own noise, which all the gains share.
-    rng = np.random.default_rng(0)
-    n_chosen = 0
-    for _ in range(100):
-        noise = [scored(rng.standard_normal(shape)) for _ in range(n_others)]
-        base = scored(rng.standard_normal(shape), is_baseline=True)
-        n_chosen += choose([base, *noise]).index > 0
-    assert n_chosen <= 35
-
-
-def test_domains_may_be_all_that_matters():
-    base = scored([[0.5, 0.5], [0.5, 0.5], [0.5, 0.5]], is_baseline=True)
-    # All of the gain under one of two shifts, the same for each fit but for a little.
-    other = scored([[0.7, 0.5], [0.71, 0.5], [0.69, 0.5]])
-    error = paired_gain(other, base, "mean", is_sample=False)[1]
-    assert error == pytest.approx(0.005 / np.sqrt(3))
-    assert paired_gain(other, base, "mean")[1] == pytest.approx(0.1)
-    # Then the largest gain is of one pair of means.
-    one, single = scored([[0.7, 0.5]]), scored([[0.5, 0.5]], is_baseline=True)
-    assert paired_gain(one, single, "mean", is_sample=False)[1] == pytest.approx(0.1)
-    assert choose([base, other, scored([[0.4, 0.4]] * 3)], is_sample=False).index == 1
-    assert choose([base, other, scored([[0.4, 0.4]] * 3)]).index == 0
-
-
-def test_domains_in_parts_are_still_domains():
-    base = scored([[0.5, 0.5, 0.5]], is_baseline=True)
-    other = scored([[0.7, 0.45, 0.45]])
-    error = paired_gain(other, base, "mean")[1]
-    for scores in (base, other):
-        scores.parts = np.repeat(scores.ood[..., None], 5, axis=2)
-    assert paired_gain(other, base, "mean")[1] == pytest.approx(error)
-    other.parts = None
-    assert paired_gain(other, base, "mean")[1] == pytest.approx(error)
+def test_a_loss_in_distribution_is_weighed():
+    base, other = scored([0.5], id=0.9, is_baseline=True), scored([0.6], id=0.85)
+    assert choose_all([base, other]).index == 1
+    assert choose_all([base, other], criterion=Criterion(0.3)).index == 0
 
 
 def test_ties_do_not_depend_on_the_order_of_sums():
@@ -259,46 +205,25 @@ def test_ties_do_not_depend_on_the_order_of_sums():
     for _ in range(20):
         values = np.random.default_rng(0).permutation(values)
         same = [scored(values[::step], n_components=n) for step, n in ((1, 5), (-1, 3))]
-        assert choose([base, *same]).index == 2
-
-
-def test_the_best_of_many_must_beat_what_chance_gives_the_best_of_many():
-    def chosen(n_others):
-        rest = [scored([0.4, 0.4, 0.4])] * (n_others - 1)
-        spread = 0.1 * np.sqrt(3)  # An error of 0.1 over three domains.
-        noisy = scored([0.7 - spread, 0.7, 0.7 + spread])
-        base = scored([0.5, 0.5, 0.5], is_baseline=True)
-        gain, error = paired_gain(noisy, base, "mean")
-        assert (gain, error) == (pytest.approx(0.2), pytest.approx(0.1))
-        return choose([base, noisy, *rest]).index
-
-    # sqrt(2 log 7) is below two, sqrt(2 log 8) above.
-    assert [chosen(n) for n in (1, 7, 8, 30)] == [1, 1, 0, 0]
-
-
-def test_one_pair_is_no_evidence():
-    choice = choose([scored([0.5], is_baseline=True), scored([0.9])])
-    assert choice.index == 0
-    assert "Raise n_seeds" in choice.reason
-
-
-def test_a_baseline_out_of_tolerance_is_still_what_must_be_beaten():
-    outcomes = [
-        scored([0.5, 0.6], id=0.5, is_baseline=True),
-        scored([0.6, 0.5], id=0.6, is_baseline=True),
-        scored([0.4, 0.4], id=0.9),
-    ]
-    assert choose(outcomes).index == 1
+        assert choose_all([base, *same]).index == 2
 
 
 def test_without_a_baseline_the_best_is_chosen():
-    assert "no baseline" in choose([scored([0.5, 0.4]), scored([0.6, 0.4])]).reason
+    outcomes = [scored([0.5, 0.4]), scored([0.6, 0.4])]
+    choice = choose_all(outcomes)
+    assert choice.index == 1
+    assert "no baseline" in choice.reason
+    # Nor if its fits with fresh seeds failed, or all of them.
+    outcomes = [scored([0.7], is_baseline=True), scored([0.6])]
+    assert choose(outcomes, {1: outcomes[1]}, HALF).index == 1
+    assert choose(outcomes, {}, HALF).index == 1
+    assert choose(outcomes[:1], {0: outcomes[0]}, HALF).index == 0
 
 
 def test_ties_go_to_the_smaller_embedding_then_the_earlier_trial():
     baseline = scored([0.5, 0.5], is_baseline=True)
     same = [scored([0.7, 0.7], n_components=n) for n in (5, 3, 3)]
-    assert choose([baseline, *same]).index == 2
+    assert choose_all([baseline, *same]).index == 2
 
 
 def test_the_pareto_front():
@@ -360,58 +285,6 @@ def test_shifts_see_the_training_rows_only(data):
     np.testing.assert_array_equal(again.splits[1].ood[0].X, plan.splits[1].ood[0].X)
 
 
-def test_rows_of_a_foreign_domain_come_in_parts(data):
-    X, y, domains = data
-    own = domains < 2
-    rest = {"X_ood": X[~own], "y_ood": y[~own], "domains_ood": domains[~own]}
-    plan = make_plan(X[own], y[own], cv=3, **rest)
-    for split in plan.splits:
-        for d, name in enumerate(plan.domains):
-            parts = [part.cut() for part in split.parts[d]]
-            assert len(parts) == 5
-            expected = X[domains == int(name)]
-            np.testing.assert_array_equal(
-                np.unique(np.vstack([rows for rows, _ in parts]), axis=0),
-                np.unique(expected, axis=0),
-            )
-            assert sum(len(rows) for rows, _ in parts) == len(expected)
-            shares = [np.bincount(labels, minlength=3) for _, labels in parts]
-            assert np.ptp(shares, axis=0).max() <= 1
-            assert np.min(shares) > 0
-    # A class of two rows is in two parts, which a metric may need to be all.
-    y = y.copy()
-    y[domains == 3] = 0
-    y[np.flatnonzero(domains == 3)[:2]] = 1
-    rest["y_ood"] = y[~own]
-    plans = [
-        make_plan(X[own], y[own], cv=3, needs_classes=needs, **rest)
-        for needs in (True, False)
-    ]
-    assert [len(plan.splits[0].parts[0]) for plan in plans] == [2, 5]
-    rest["y_ood"][np.flatnonzero(domains[~own] == 3)[0]] = 0
-    assert make_plan(X[own], y[own], cv=3, **rest).splits[0].parts == {}
-
-
-def test_parts_that_cannot_be_scored_are_left_out(data):
-    X, y, domains = data
-    own = domains < 3
-
-    def needs_many(estimator, X, y):
-        if len(y) < 10:
-            raise ValueError("too few rows")
-        return estimator.score(X, y)
-
-    search = make_search(scoring=needs_many, refit=False)
-    search.fit(X[own], y[own], X_ood=X[~own], y_ood=y[~own])
-    assert all(outcome(trial).parts is None for trial in search.study_.trials)
-    plain = make_search(refit=False).fit(
-        X[own], y[own], X_ood=X[~own], y_ood=y[~own].reshape(-1, 1)[:, 0]
-    )
-    np.testing.assert_array_equal(
-        search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"]
-    )
-
-
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
@@ -426,15 +299,29 @@ def test_foreign_labels_are_checked(data, labels, match):
         make_search().fit(X[own], y[own], X_ood=X[~own], y_ood=labels)
 
 
-def test_parts_are_scored_and_kept(data):
+def test_a_domain_must_be_another(data):
     X, y, domains = data
+    own = domains < 2
+    X_ood = np.vstack([X[~own], X[own][:9]])
+    rest = {"y_ood": np.append(y[~own], y[own][:9])}
+    names = np.append(domains[~own], [9] * 9)
+    with pytest.raises(ValueError, match="got only rows of X in '9'"):
+        make_search().fit(X[own], y[own], X_ood=X_ood, domains_ood=names, **rest)
+    # A few rows of the source among others are no reason.
+    plan = make_plan(X[own], y[own], X_ood=X_ood, **rest)
+    assert plan.domains == ["ood"]
+
+
+@pytest.mark.parametrize("source", ["domains", "X_ood"])
+def test_a_domain_must_have_classes_of_the_source(data, source):
+    X, y, domains = data
+    y = np.where(domains == 3, 7, y)
     own = domains < 3
-    search = make_search(n_seeds=2).fit(X[own], y[own], X_ood=X[~own], y_ood=y[~own])
-    for trial in search.study_.trials:
-        scored = outcome(trial)
-        assert scored.parts.shape == (2 * 2, 1, 5)
-        # Of eight rows each, and their mean is the accuracy on all of them.
-        np.testing.assert_allclose(scored.parts.mean(axis=2), scored.ood)
+    given = {"X": X, "y": y, "domains": domains}
+    if source == "X_ood":
+        given = {"X": X[own], "y": y[own], "X_ood": X[~own], "y_ood": y[~own]}
+    with pytest.raises(ValueError, match=r"must hold rows of classes .* got none in"):
+        make_search().fit(**given)
 
 
 def test_batches_of_one_row_are_not_to_be_normalised(data):
@@ -442,7 +329,7 @@ def test_batches_of_one_row_are_not_to_be_normalised(data):
         {params["normalization"] for params in suggested(None, make(batch_size=n), 30)}
         for n in (1, 2)
     ]
-    assert kinds == [{None, "layer"}, {None, "layer", "batch"}]
+    assert kinds == [{None}, {None, "batch"}]
 
 
 def test_names_of_shifts():
@@ -642,7 +529,7 @@ def test_folds_of_all_rows_must_fit_too(data):
 
 def suggested(space, estimator, n=40, **fixed):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    made = make_space(space, estimator)
+    made = make_space(space, estimator, 100)
     for _ in range(n):
         trial = study.ask()
         params = made.suggest(trial)
@@ -700,7 +587,10 @@ def test_bad_spaces(data, space, error, message):
         make_search(space=space).fit(X, y, domains=domains)
 
 
-SEARCHED = ("learning_rate", "weight_decay", "dropout", "normalization")
+SEARCHED = (
+    *("learning_rate", "weight_decay", "label_smoothing", "dropout"),
+    *("normalization", "hidden_layer_sizes"),
+)
 
 
 @pytest.mark.parametrize(
@@ -732,16 +622,19 @@ def test_the_default_space_and_the_baseline(estimator, names):
     for params in suggested(None, estimator, 5):
         assert set(params) == names
         clone(estimator).set_params(**params)._validate_params()
-    for params in baseline_grid(estimator):
+    space = make_space(None, estimator, 100)
+    queue = default_queue(None, estimator, space)
+    baselines = [q.params for name, q in queue.items() if name.startswith("baseline")]
+    for params in baselines:
         fitted = clone(estimator).set_params(**params).get_params()
         assert [v for k, v in fitted.items() if k.endswith("temperature")][-1] == 1.0
     rates = [
         value
-        for params in baseline_grid(estimator)
+        for params in baselines
         for name, value in params.items()
         if name.endswith("learning_rate")
     ]
-    assert rates == pytest.approx([1e-2, 3e-2, 3e-3, 1e-3])
+    assert rates == pytest.approx([1e-2, 3e-3, 1e-3, 3e-4])
 
 
 def test_the_baseline_may_have_any_learning_rate_that_is_searched():
@@ -817,8 +710,11 @@ def test_no_fit_sees_the_rows_it_is_scored_on(data, monkeypatch):
     source = {tuple(row) for row in X}
     for rows in Noting.fits:
         assert {tuple(row) for row in rows} <= source
-    # The last fit is the best one's, on all rows of X and on nothing else.
+    # The last fit is the best one's, on all rows of X and on nothing else; without a
+    # random state there is no second stage.
     np.testing.assert_array_equal(Noting.fits[-1], X)
+    assert "configurations" in search.best_reason_
+    assert (search.cv_results_["mean_final_score"] > 0).sum() in (0, 3)
     assert len(Noting.fits) == 3 * 2 + 1
     assert search.domains_ == ["0", "1", "2", "3"]
 
@@ -826,12 +722,12 @@ def test_no_fit_sees_the_rows_it_is_scored_on(data, monkeypatch):
 def test_no_fit_sees_the_domain_it_is_scored_on(data, monkeypatch):
     X, y, domains = data
     monkeypatch.setattr(Noting, "fits", [])
-    make_search(Noting(), {"temperature": [1.0]}, n_trials=1, cv=None, refit=False).fit(
+    make_search(Noting(), {"temperature": [1.0]}, n_trials=2, cv=None, refit=False).fit(
         X, y, domains=domains
     )
     by_row = {tuple(row): domain for row, domain in zip(X, domains, strict=True)}
     seen = [{by_row[tuple(row)] for row in rows} for rows in Noting.fits]
-    assert seen == [{1, 2, 3}, {0, 2, 3}, {0, 1, 3}, {0, 1, 2}]
+    assert seen == 2 * [{1, 2, 3}, {0, 2, 3}, {0, 1, 3}, {0, 1, 2}]
 
 
 class Solo(SoftRankMLPClassifier):
@@ -855,9 +751,7 @@ def test_stacks_score_as_single_fits_do(data, source):
         estimator = kind(**make().get_params())
         pipeline = Pipeline([("scale", StandardScaler()), ("net", estimator)])
         space = {"net__temperature": stats.loguniform(0.3, 100)}
-        search = make_search(
-            pipeline, space, n_seeds=2, scoring="neg_log_loss", **options
-        )
+        search = make_search(pipeline, space, scoring="neg_log_loss", **options)
         searches.append(search.fit(X, y, **given))
     stacked, single = searches
     assert stacked.fallback_reason_ is None
@@ -872,7 +766,7 @@ def test_stacks_score_as_single_fits_do(data, source):
 
 def test_scores_are_those_of_a_hand_written_loop(data):
     X, y, domains = data
-    search = make_search(make(), n_trials=5, cv=None, n_seeds=2)
+    search = make_search(make(), n_trials=5, cv=None)
     search.fit(X, y, domains=domains)
     seeds = search._seeds()
     plan = make_plan(X, y, domains=domains, seed=seeds[0])
@@ -897,7 +791,7 @@ def test_the_first_trials_are_the_baseline(data):
     assert search.cv_results_["is_baseline"].tolist() == [True] * 4 + [False] * 3
     assert search.cv_results_["params"][:4] == [
         {"temperature": 1.0, "learning_rate": pytest.approx(factor * 1e-2)}
-        for factor in (1.0, 3.0, 0.3, 0.1)
+        for factor in (1.0, 0.3, 0.1, 0.03)
     ]
     assert search.best_params_ == search.cv_results_["params"][search.best_index_]
     # The sampler learns from them: no trial is without the space's parameters.
@@ -915,12 +809,26 @@ def test_results_and_attributes(data):
         stats.rankdata(-table["mean_test_score"], method="min")
     )
     scores = table[[f"mean_test_ood_{d}" for d in range(4)]]
-    np.testing.assert_allclose(scores.mean(axis=1), table["mean_test_score"])
+    np.testing.assert_allclose(scores.mean(axis=1), table["mean_test_ood"])
+    np.testing.assert_allclose(
+        table[["mean_test_ood", "mean_test_id"]].mean(axis=1), table["mean_test_score"]
+    )
     assert table["n_components"].between(1, 8).all()
     assert table["rank"].between(1, 8).all()
     assert (table["mean_fit_time"] > 0).all()
     assert table["state"].unique().tolist() == ["COMPLETE"]
-    assert search.best_score_ == table["mean_test_score"][search.best_index_]
+    finals = table[table["stage"] == 2]
+    assert len(finals) == 4
+    assert finals["is_baseline"].any()
+    assert (finals["n_seeds"] == 2).all()
+    assert (table["n_seeds"][table["stage"] == 1] == 1).all()
+    assert table["mean_final_score"].notna().tolist() == (table["stage"] == 2).tolist()
+    fresh = table[[f"mean_final_ood_{d}" for d in range(4)]]
+    np.testing.assert_allclose(fresh.mean(axis=1), table["mean_final_ood"])
+    best = table.loc[search.best_index_]
+    assert search.best_score_ == pytest.approx(
+        (best["mean_test_score"] + best["mean_final_score"]) / 2
+    )
     assert search.n_splits_ == 8
     assert search.score(X, y) == search.best_estimator_.score(X, y)
     np.testing.assert_array_equal(search.classes_, [0, 1, 2])
@@ -966,12 +874,12 @@ def test_it_chooses_what_holds_up():
         pipeline,
         {"column__drop": [True]},
         n_trials=2,
-        id_tolerance=0.2,
+        ood_weight=0.9,
         random_state=0,
     ).fit(X, y, X_ood=X_ood, y_ood=y)
     assert search.best_params_ == {"column__drop": True}
     assert "beats the baseline" in search.best_reason_
-    tight = clone(search).set_params(id_tolerance=0.01).fit(X, y, X_ood=X_ood, y_ood=y)
+    tight = clone(search).set_params(ood_weight=0.1).fit(X, y, X_ood=X_ood, y_ood=y)
     assert tight.best_params_ == {}
     assert tight.best_reason_.startswith("The baseline")
 
@@ -981,7 +889,7 @@ def test_the_pareto_front_of_a_search(data):
     search = make_search(objective="pareto", n_trials=8).fit(X, y, domains=domains)
     front = {entry["index"] for entry in search.pareto_front_}
     table = search.results_
-    points = table[["mean_test_score", "mean_test_id"]].assign(
+    points = table[["mean_test_ood", "mean_test_id"]].assign(
         size=-table["n_components"]
     )
     for k, point in points.iterrows():
@@ -1059,7 +967,7 @@ def test_a_report_is_the_score_at_that_epoch(data, callbacks):
         normalization="batch",
         callbacks=callbacks,
     )
-    options = {"n_trials": 1, "n_seeds": 2}
+    options = {"n_trials": 5}
     search = make_search(estimator, pruner=Below(False), **options)
     reports = search.fit(X, y, domains=domains).study_.trials[0].intermediate_values
     short = make_search(clone(estimator).set_params(max_epochs=4), **options)
@@ -1133,7 +1041,10 @@ def test_fits_that_fail(data):
     [
         ({"n_trials": 0}, "n_trials"),
         ({"objective": "best"}, "objective"),
-        ({"id_tolerance": -1}, "id_tolerance"),
+        ({"min_gain": -1}, "min_gain"),
+        ({"ood_weight": 1.5}, "ood_weight"),
+        ({"n_trials": 4}, "n_trials must leave configurations beside the 4"),
+        ({"n_finalists": 7}, "n_finalists must be less than n_trials"),
         ({"aggregate": "median"}, "aggregate"),
         ({"scoring": ["accuracy", "f1_macro"]}, "scoring"),
         ({"estimator": Ridge()}, "must be a classifier"),
@@ -1476,7 +1387,7 @@ def test_a_callback_may_stop_the_search(data):
         if trial.number == 5:
             study.stop()
 
-    search = make_search(n_trials=100, n_seeds=4, study_callbacks=[stop])
+    search = make_search(n_trials=100, study_callbacks=[stop])
     search.fit(X, y, domains=domains)
     # A batch is one trial here, for it has as many fits as a stack takes.
     assert seen == [(optuna.Study, number, "COMPLETE") for number in range(6)]
@@ -1490,7 +1401,7 @@ def test_stopping_before_the_baseline_is_done_waits_for_it(data):
         trial.study.stop()
         return {"temperature": trial.suggest_float("temperature", 1, 10)}
 
-    search = make_search(space=space, n_seeds=4).fit(X, y, domains=domains)
+    search = make_search(space=space).fit(X, y, domains=domains)
     assert search.cv_results_["is_baseline"].tolist() == [True] * 4
 
 
@@ -1534,7 +1445,7 @@ def test_the_columns_are_scikit_learn_s(data, source, aggregate):
         "shifts": {},
     }[source]
     shifts = SHIFTS if source == "shifts" else None
-    search = make_search(shifts=shifts, n_seeds=2, n_trials=5, aggregate=aggregate)
+    search = make_search(shifts=shifts, n_trials=5, aggregate=aggregate)
     results = search.fit(X, y, **given).cv_results_
     n_splits = search.n_splits_
     for kind in (GridSearchCV, StackedGridSearchCV):

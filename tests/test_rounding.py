@@ -15,7 +15,14 @@ from sksoftrank import OODDetector, RankCompressor, SoftRankMLPClassifier
 from sksoftrank.detectors._methods import METHODS
 from sksoftrank.ood import detection_report
 from sksoftrank.rank import variance_rank
-from sksoftrank.search.ood.choice import Outcome, choose, pareto_front, rounded
+from sksoftrank.search.ood.choice import (
+    Criterion,
+    Outcome,
+    choose,
+    pareto_front,
+    pick_finalists,
+    rounded,
+)
 from sksoftrank.training._stopping import BestEpoch
 
 few = settings(max_examples=25)
@@ -234,8 +241,9 @@ def test_the_choice_of_a_search(aggregate, pareto, scale, seed):
         ]
 
     def chosen(outcomes):
-        options = {"aggregate": aggregate, "pareto": pareto, "id_tolerance": 0.01}
-        return choose(outcomes, **options).index
+        criterion = Criterion(0.5, aggregate)
+        places = pick_finalists(outcomes, 2, criterion, pareto=pareto)
+        return choose(outcomes, {k: outcomes[k] for k in places}, criterion).index
 
     # Equal scores: the fewer columns, then the earlier.
     ties = all_of(
@@ -244,12 +252,12 @@ def test_the_choice_of_a_search(aggregate, pareto, scale, seed):
     ties += all_of((better, 0.9, 3, False))
     assert chosen(ties) == 2
     assert pareto_front(ties, aggregate) == [2, 3]
-    # No gain: the baseline. Just within the tolerance of the best, 0.01.
+    # No gain: the baseline. Nor half of 0.01, of which more than 0.005 is asked.
     equal = all_of((scores, 0.9, 4, True), (scores, 0.9, 3, False))
     assert chosen(equal) == 0
     if scale == 1.0:
-        edge = all_of((scores, 0.9, 4, True), (better, 0.89, 3, False))
-        assert chosen(edge) == 1
+        edge = all_of((scores, 0.9, 4, True), (scores + 0.01, 0.9, 3, False))
+        assert chosen(edge) == 0
 
 
 @given(st.integers(0, 2**14), st.integers(0, 14), seeds)

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 
 from sksoftrank.ood._rows import score_rows
 from sksoftrank.search._jobs import Job, StackPlanner, fit_jobs, last_step, with_params
-from sksoftrank.search.ood.choice import FloatArray
+from sksoftrank.search.ood.choice import FloatArray, Outcome
 from sksoftrank.search.ood.protocol import Plan, Scored, Split
 from sksoftrank.training import StopFlag
 
@@ -25,8 +25,8 @@ _BATCH_FITS = 16
 # Times that a trial reports, and may be pruned.
 _REPORTS = 10
 
-# Takes an epoch and the scores at it, as (replicates, domains).
-ShouldPrune = Callable[[int, FloatArray], bool]
+# Takes an epoch and what the trial scores at it.
+ShouldPrune = Callable[[int, Outcome], bool]
 
 
 @dataclass
@@ -41,7 +41,6 @@ class FitScores:
     """What one fit scored; of a fit that failed, the error."""
 
     ood: dict[int, float] = field(default_factory=dict)
-    parts: dict[int, list[float]] = field(default_factory=dict)
     id: float = np.nan
     n_components: float = np.nan
     rank: float = np.nan
@@ -53,12 +52,9 @@ class FitScores:
 
 @dataclass
 class TrialScores:
-    """What a trial's fits scored: arrays as in `Outcome`, times by seed and split."""
+    """What a trial's fits scored, and their times by seed and split."""
 
-    ood: FloatArray
-    id: FloatArray
-    parts: FloatArray | None
-    n_components: float
+    outcome: Outcome
     rank: float
     fit_time: FloatArray
     score_time: FloatArray
@@ -68,28 +64,31 @@ class TrialScores:
     @property
     def are_sound(self) -> bool:
         """Whether the trial has all its scores."""
+        scores = self.outcome
         return not self.is_pruned and bool(
-            np.isfinite(self.ood).all() and np.isfinite(self.id).all()
+            np.isfinite(scores.ood).all() and np.isfinite(scores.id).all()
         )
 
     def to_attr(self) -> dict[str, Any]:
         """Return scores and times as a trial's attribute keeps them."""
-        arrays = ("ood", "id", "parts", "fit_time", "score_time")
-        attr = {name: getattr(self, name) for name in arrays}
-        attr = {k: None if v is None else v.tolist() for k, v in attr.items()}
-        sizes = {"n_components": self.n_components, "rank": self.rank}
-        return {**attr, **{k: None if np.isnan(v) else v for k, v in sizes.items()}}
+        sizes = {"n_components": self.outcome.n_components, "rank": self.rank}
+        return {
+            "ood": self.outcome.ood.tolist(),
+            "id": self.outcome.id.tolist(),
+            "fit_time": self.fit_time.tolist(),
+            "score_time": self.score_time.tolist(),
+            **{k: None if np.isnan(v) else v for k, v in sizes.items()},
+        }
 
 
 @dataclass(kw_only=True)
 class Evaluation:
-    """Evaluates configurations, each on all splits and with all seeds."""
+    """Evaluates configurations, each on all splits."""
 
     base_estimator: BaseEstimator
     X: Any
     y: Any
     plan: Plan
-    seeds: Sequence[int]
     fit_params: dict[str, Any]
     scorer: Callable[..., float]
     score_params: dict[str, Any]
@@ -102,23 +101,25 @@ class Evaluation:
     @property
     def batch_size(self) -> int:
         """Number of trials to ask for at once; the same whatever the machine."""
-        return max(1, _BATCH_FITS // (len(self.plan.splits) * len(self.seeds)))
+        return max(1, _BATCH_FITS // len(self.plan.splits))
 
     def run(
         self,
         candidates: Sequence[dict[str, Any]],
+        seeds: Sequence[int],
         checks: Sequence[ShouldPrune] | None = None,
     ) -> list[TrialScores]:
-        """Return what each configuration scores, unless its check prunes it."""
+        """Return what each scores over all seeds, unless its check prunes it."""
         jobs = [
             job
             for candidate, params in enumerate(candidates)
-            for job in self._jobs(candidate, params)
+            for job in self._jobs(candidate, params, seeds)
         ]
         stacks = self._planner.plan(jobs, whole_candidates=checks is not None)
-        pruning: list[Pruning] = []
-        if checks is not None:
-            pruning = [Pruning(check, self._empty()) for check in checks]
+        pruning = [
+            Pruning(check, partial(self._outcome, n_seeds=len(seeds)))
+            for check in checks or ()
+        ]
         # What is reported while a fit trains goes to the study, which lives here.
         results = stacks.run(
             partial(self._evaluate, pruning=pruning),
@@ -130,7 +131,7 @@ class Evaluation:
         by_trial: list[list[tuple[Fit, FitScores]]] = [[] for _ in candidates]
         for job, result in zip(jobs, results, strict=True):
             by_trial[job.candidate].append((job, result))
-        return [self._collect(fits) for fits in by_trial]
+        return [self._collect(fits, len(seeds)) for fits in by_trial]
 
     def fallback_reason(self) -> str | None:
         """Return why some fits were not stacked; None if all were."""
@@ -146,16 +147,15 @@ class Evaluation:
             params = rows.params(self.X, self.score_params)
             return score_rows(self.scorer, estimator, *rows.cut(), **params)
 
-        def score_all(estimator: Any, split: Split) -> dict[int, float]:
-            return {
-                domain: score(estimator, rows) for domain, rows in split.ood.items()
-            }
+        def score_fit(estimator: Any, split: Split) -> FitScores:
+            ood = {d: score(estimator, rows) for d, rows in split.ood.items()}
+            return FitScores(ood, score(estimator, split.id))
 
         def follow(place: int, estimator: Any) -> Callable[[int, int], bool]:
-            job, split = jobs[place], splits[place]
-            row = job.seed * self.plan.n_replicates + split.replicate
-            score_now = partial(score_all, estimator, split)
-            return partial(pruning[job.candidate].follow, row, score_now)
+            score_now = partial(score_fit, estimator, splits[place])
+            return partial(
+                pruning[jobs[place].candidate].follow, jobs[place], score_now
+            )
 
         fitted = fit_jobs(
             self.base_estimator,
@@ -168,80 +168,73 @@ class Evaluation:
         )
         results = []
         for job, own, split in zip(jobs, fitted, splits, strict=True):
-            result = FitScores(error=own.error, fit_time=own.seconds)
-            results.append(result)
-            result.is_pruned = bool(pruning) and pruning[job.candidate].is_pruned
-            if result.error is not None or result.is_pruned:
-                continue
+            result = FitScores(error=own.error)
+            is_pruned = bool(pruning) and pruning[job.candidate].is_pruned
             start = time.perf_counter()
-            try:
-                result.id = score(own.estimator, split.id)
-                result.ood = score_all(own.estimator, split)
-            except Exception as error:
-                result.error = error
-                continue
-            # A metric may need more rows than a part has; then there are none.
-            with suppress(Exception):
-                result.parts = {
-                    domain: [score(own.estimator, rows) for rows in parts]
-                    for domain, parts in split.parts.items()
-                }
+            if own.error is None and not is_pruned:
+                try:
+                    result = score_fit(own.estimator, split)
+                except Exception as error:
+                    result.error = error
+                last = last_step(own.estimator)
+                result.n_components = getattr(last, "n_components_", np.nan)
+                result.rank = getattr(last, "rank_", np.nan)
             result.score_time = time.perf_counter() - start
-            last = last_step(own.estimator)
-            result.n_components = getattr(last, "n_components_", np.nan)
-            result.rank = getattr(last, "rank_", np.nan)
+            result.fit_time = own.seconds
+            result.is_pruned = is_pruned
+            results.append(result)
         return results
 
-    def _jobs(self, candidate: int, params: dict[str, Any]) -> list[Fit]:
+    def _jobs(
+        self, candidate: int, params: dict[str, Any], seeds: Sequence[int]
+    ) -> list[Fit]:
+        """Return the fits of a configuration: seed by seed, and split by split."""
         seeded = [
             name
             for name in random_states(with_params(self.base_estimator, params))
             if name not in params
         ]
-        jobs = []
-        for split, seed in product(
-            range(len(self.plan.splits)), range(len(self.seeds))
-        ):
-            settings = {**params, **dict.fromkeys(seeded, self.seeds[seed])}
-            train = self.plan.splits[split].train
-            jobs.append(Fit(candidate, settings, split, train, seed))
-        return jobs
+        return [
+            Fit(
+                candidate,
+                {**params, **dict.fromkeys(seeded, seeds[seed])},
+                split,
+                self.plan.splits[split].train,
+                seed,
+            )
+            for seed, split in product(range(len(seeds)), range(len(self.plan.splits)))
+        ]
 
-    def _empty(self) -> FloatArray:
-        n_rows = self.plan.n_replicates * len(self.seeds)
-        return np.full((n_rows, len(self.plan.domains)), np.nan)
-
-    def _collect(self, fits: list[tuple[Fit, FitScores]]) -> TrialScores:
-        ood = self._empty()
-        n_parts = {len(p) for split in self.plan.splits for p in split.parts.values()}
-        parts = np.full((*ood.shape, *n_parts), np.nan) if n_parts else None
-        id_scores = np.full(len(fits), np.nan)
-        errors = [scores.error for _, scores in fits if scores.error is not None]
-        fits = sorted(fits, key=lambda fit: (fit[0].seed, fit[0].split))
-        for place, (job, scores) in enumerate(fits):
-            split = self.plan.splits[job.split]
-            row = job.seed * self.plan.n_replicates + split.replicate
-            if scores.error is not None:
-                if self.error_score == "raise":
-                    raise scores.error
-                id_scores[place] = self.error_score
-                ood[row, list(split.ood)] = self.error_score
-                if parts is not None:
-                    parts[row] = self.error_score
-                continue
-            id_scores[place] = scores.id
-            for domain, part_scores in scores.parts.items():
-                assert parts is not None
-                parts[row, domain] = part_scores
+    def _outcome(self, fits: Sequence[tuple[Fit, FitScores]], n_seeds: int) -> Outcome:
+        """Return scores as arrays; NaN where fits have none."""
+        shape = n_seeds, self.plan.n_replicates, len(self.plan.domains)
+        ood = np.full(shape, np.nan)
+        for job, scores in fits:
+            replicate = self.plan.splits[job.split].replicate
             for domain, score in scores.ood.items():
-                ood[row, domain] = score
-        scored = [scores for _, scores in fits if scores.error is None] or [FitScores()]
+                ood[job.seed, replicate, domain] = score
+        sizes = [s.n_components for _, s in fits if s.error is None]
+        return Outcome(
+            ood.reshape(-1, shape[-1]),
+            np.array([scores.id for _, scores in fits]),
+            float(np.mean(sizes)) if sizes else np.nan,
+        )
+
+    def _collect(
+        self, fits: Sequence[tuple[Fit, FitScores]], n_seeds: int
+    ) -> TrialScores:
+        errors = [scores.error for _, scores in fits if scores.error is not None]
+        if errors and self.error_score == "raise":
+            raise errors[0]
+        for job, scores in fits:
+            if scores.error is not None:
+                domains = self.plan.splits[job.split].ood
+                scores.ood = dict.fromkeys(domains, self.error_score)
+                scores.id = self.error_score
+        ranks = [scores.rank for _, scores in fits if scores.error is None]
         return TrialScores(
-            ood,
-            id_scores,
-            None if parts is None or np.isnan(parts).any() else parts,
-            float(np.mean([scores.n_components for scores in scored])),
-            float(np.mean([scores.rank for scores in scored])),
+            self._outcome(fits, n_seeds),
+            float(np.mean(ranks)) if ranks else np.nan,
             np.array([scores.fit_time for _, scores in fits]),
             np.array([scores.score_time for _, scores in fits]),
             errors[0] if errors else None,
@@ -258,31 +251,35 @@ def random_states(estimator: Any) -> list[str]:
 class Pruning:
     """Gathers the scores of a trial's fits at an epoch, and has it checked."""
 
-    def __init__(self, check: ShouldPrune, empty: FloatArray) -> None:
+    def __init__(
+        self,
+        check: ShouldPrune,
+        outcome: Callable[[Sequence[tuple[Fit, FitScores]]], Outcome],
+    ) -> None:
         self.check = check
-        self.empty = empty
-        self.scores: dict[int, FloatArray] = {}
+        self.outcome = outcome
+        self.scores: dict[int, list[tuple[Fit, FitScores]]] = {}
         self.is_pruned = False
         self.error: Exception | None = None
 
-    def report(self, epoch: int, row: int, scores: dict[int, float]) -> None:
+    def report(self, epoch: int, job: Fit, scores: FitScores) -> None:
         """Note a fit's scores; once all have come, check the trial."""
-        table = self.scores.setdefault(epoch, self.empty.copy())
-        for domain, score in scores.items():
-            table[row, domain] = score
+        fits = self.scores.setdefault(epoch, [])
+        fits.append((job, scores))
+        outcome = self.outcome(fits)
         # Where a fit has ended early, there is no such epoch any more.
-        if not np.isnan(table).any():
+        if not np.isnan(outcome.ood).any():
             del self.scores[epoch]
             try:
-                self.is_pruned = self.check(epoch, table)
+                self.is_pruned = self.check(epoch, outcome)
             except Exception as error:
                 # The study's, not the fit's: raised once the stack has come to its end.
                 self.error, self.is_pruned = error, True
 
     def follow(
         self,
-        row: int,
-        score: Callable[[], dict[int, float]],
+        job: Fit,
+        score: Callable[[], FitScores],
         epoch: int,
         n_epochs: int,
     ) -> bool:
@@ -292,5 +289,5 @@ class Pruning:
             # A score that can't be had is no report; its error comes up at the end.
             with suppress(Exception):
                 # The last fit of a trial decides for all, which stop at their next one.
-                self.report(epoch, row, score())
+                self.report(epoch, job, score())
         return self.is_pruned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -20,7 +20,6 @@ from sklearn.utils.validation import (
     _check_method_params,
     _num_samples,
     assert_all_finite,
-    column_or_1d,
 )
 
 from sksoftrank.ood._rows import undefined_on, why_undefined
@@ -29,8 +28,6 @@ from sksoftrank.shifts import put_columns, shift_name
 Array = npt.NDArray[Any]
 
 _N_FOLDS = 5
-# Of a foreign domain's rows.
-_N_PARTS = 5
 _FIX = (
     "Use a number of folds, or a splitter that makes its folds of the rows it is given,"
     " such as StratifiedKFold, or GroupKFold with fit(..., groups=...)."
@@ -70,16 +67,12 @@ class Scored:
 
 @dataclass
 class Split:
-    """Rows to train on, rows to score on, and which replicate of the scores it is.
-
-    Where all splits score the same rows of a domain, `parts` are these in parts.
-    """
+    """Rows to train on, rows to score on, and which replicate of the scores it is."""
 
     train: Array
     id: Scored
     ood: dict[int, Scored]
     replicate: int
-    parts: dict[int, list[Scored]] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,13 +99,9 @@ def make_plan(
     shifts: Any = None,
     cv: Any = None,
     split_params: dict[str, Any] | None = None,
-    needs_classes: bool = True,
     seed: int = 0,
 ) -> Plan:
-    """Return the splits for the one source of shift that is given.
-
-    `needs_classes` says whether the metric is none where a class is missing.
-    """
+    """Return the splits for the one source of shift that is given."""
     split_params = split_params or {}
     _check_source(domains, X_ood, y_ood, domains_ood, shifts)
     if not (cv is None or isinstance(cv, Integral)):
@@ -136,9 +125,11 @@ def make_plan(
             d: Scored(X_ood, y_ood, np.flatnonzero(codes == d), None)
             for d in range(len(names))
         }
-        parts = _parts(X_ood, y_ood, ood, needs_classes)
+        for d, scored in ood.items():
+            _check_classes(scored.labels, y, "y_ood", names[d])
+            _check_is_other(X, scored.cut()[0], names[d])
         splits = [
-            Split(train, Scored(X, y, test, test), ood, k, parts)
+            Split(train, Scored(X, y, test, test), ood, k)
             for k, (train, test) in enumerate(folds)
         ]
         return Plan(splits, names)
@@ -201,32 +192,9 @@ def keep_defined(plan: Plan, y: Any, scorer: Any, scoring: Any) -> Plan:
         return {kept.index(d): rows for d, rows in scored.items() if d in kept}
 
     splits = [
-        replace(split, ood=keep(split.ood), parts=keep(split.parts))
-        for split in plan.splits
-        if keep(split.ood)
+        replace(split, ood=keep(split.ood)) for split in plan.splits if keep(split.ood)
     ]
     return Plan(splits, [plan.domains[d] for d in kept])
-
-
-def _parts(
-    X: Any, y: Any, ood: dict[int, Scored], needs_classes: bool
-) -> dict[int, list[Scored]]:
-    """Return each domain's rows in parts, as many for all domains."""
-    labels = np.unique(column_or_1d(y), return_inverse=True)[1]
-    dealt, least = {}, _N_PARTS
-    for d, scored in ood.items():
-        rows = scored.rows
-        assert rows is not None
-        # Class by class: each part gets its share of each.
-        dealt[d] = rows[np.argsort(labels[rows], kind="stable")]
-        counts = np.bincount(labels[rows])
-        least = min(least, counts[counts > 0].min() if needs_classes else len(rows))
-    if least < 2:
-        return {}
-    return {
-        d: [Scored(X, y, np.sort(rows[k::least]), None) for k in range(least)]
-        for d, rows in dealt.items()
-    }
 
 
 def _check_source(
@@ -281,6 +249,32 @@ def _check_columns(X: Any, X_ood: Any) -> None:
         )
 
 
+def _check_classes(labels: Any, source: Any, name: str, domain: str) -> None:
+    """Refuse a domain on which every configuration would score nothing."""
+    if not np.isin(np.asarray(labels), np.asarray(source)).any():
+        raise ValueError(
+            f"{name} must hold rows of classes that are trained on, got none in "
+            f"{domain!r}. Leave the domain out, or train on rows of its classes."
+        )
+
+
+def _check_is_other(X: Any, X_ood: Any, domain: str) -> None:
+    """Refuse a domain that is a part of the source."""
+    if _row_hashes(X_ood) and _row_hashes(X_ood) <= _row_hashes(X):
+        raise ValueError(
+            f"X_ood must hold rows of other domains than X, got only rows of X in "
+            f"{domain!r}. Leave them out of X, or use fit(X, y, domains=...)."
+        )
+
+
+def _row_hashes(X: Any) -> set[int]:
+    """Return a number for each row of an array; none of a frame or sparse matrix."""
+    if not isinstance(X, np.ndarray) or X.dtype.kind not in "biuf":
+        return set()
+    rows = np.ascontiguousarray(X, dtype=np.float64).reshape(len(X), -1)
+    return {hash(row.tobytes()) for row in rows}
+
+
 def _encode_domains(labels: Any, name: str) -> tuple[list[str], Array]:
     labels = np.asarray(labels)
     if labels.ndim != 1:
@@ -305,6 +299,7 @@ def _folds(
 ) -> list[tuple[Array, Array]]:
     """Return rows to train on and rows held out; `of` says what they are rows of."""
     n = _num_samples(X)
+    is_default = cv is None
     if cv is None or isinstance(cv, Integral):
         # Shuffled: rows are often sorted by a domain, and a fold would be one.
         n_folds = _N_FOLDS if cv is None else int(cv)
@@ -327,7 +322,8 @@ def _folds(
         folds.append((train, test))
     if not folds:
         raise ValueError("cv must yield at least one split, got none. Pass a number.")
-    return folds
+    # More configurations tell more than more folds of each.
+    return folds[:1] if is_default else folds
 
 
 def _index(rows: Any) -> Array:
@@ -348,6 +344,9 @@ def _leave_one_domain_out(
     splits = []
     for d in range(len(names)):
         source, left_out = np.flatnonzero(codes != d), np.flatnonzero(codes == d)
+        _check_classes(
+            _safe_indexing(y, left_out), _safe_indexing(y, source), "y", names[d]
+        )
         given = _check_method_params(X, split_params, indices=source)
         folds = _folds(
             _safe_indexing(X, source),
@@ -358,9 +357,6 @@ def _leave_one_domain_out(
             f"the source (all but domain {names[d]!r}, so that indices of all rows of "
             "X mean others there)",
         )
-        if cv is None:
-            # As many fits as domains: they are the repetitions that matter.
-            folds = folds[:1]
         for replicate, (train, test) in enumerate(folds):
             held_out = source[test]
             splits.append(

@@ -14,10 +14,16 @@ from scipy.stats import rankdata
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection._search import _yield_masked_array_for_each_param
 
-from sksoftrank.search.ood.choice import FloatArray, Outcome, choose, pareto_front
+from sksoftrank.search.ood.choice import (
+    Criterion,
+    FloatArray,
+    Outcome,
+    choose,
+    pareto_front,
+)
 from sksoftrank.search.ood.protocol import Plan
-from sksoftrank.search.ood.space import Params, Space
-from sksoftrank.search.ood.study import BASELINE, ERROR, SCORES
+from sksoftrank.search.ood.space import Params, Queued, Space
+from sksoftrank.search.ood.study import ERROR, QUEUED, SCORES, is_baseline
 
 
 def is_complete(trial: FrozenTrial) -> bool:
@@ -33,19 +39,22 @@ def outcome(trial: FrozenTrial) -> Outcome:
         np.array(scores["ood"], dtype=np.float64),
         np.array(scores["id"], dtype=np.float64),
         math.nan if n_components is None else n_components,
-        BASELINE in trial.user_attrs,
-        None if scores["parts"] is None else np.array(scores["parts"], np.float64),
+        is_baseline(trial),
     )
 
 
 def params_of(
-    trial: FrozenTrial, own: Mapping[int, Params], space: Space, grid: Sequence[Params]
+    trial: FrozenTrial,
+    own: Mapping[int, Params],
+    space: Space,
+    queue: Mapping[str, Queued],
 ) -> Params:
     """Return the parameters that a trial evaluated, whichever process did."""
     if trial.number in own:
         return own[trial.number]
-    if BASELINE in trial.user_attrs:
-        return dict(grid[trial.user_attrs[BASELINE]])
+    queued = queue.get(trial.user_attrs.get(QUEUED, ""))
+    if queued is not None and queued.params is not None:
+        return dict(queued.params)
     try:
         return space.suggest(trial)
     except (optuna.TrialPruned, ValueError):
@@ -57,8 +66,9 @@ def params_of(
 def make_columns(
     trials: Sequence[FrozenTrial],
     params: Sequence[Params],
+    finals: Mapping[int, Outcome],
     plan: Plan,
-    aggregate: str,
+    criterion: Criterion,
 ) -> dict[str, Any]:
     """Return one entry a trial of each column; scores are NaN where there are none."""
     columns: dict[str, Any] = {}
@@ -72,41 +82,59 @@ def make_columns(
     n_splits = len(plan.splits)
 
     def by_split(scores: Mapping[str, Any]) -> FloatArray:
-        ood = np.array(scores["ood"])
-        ood = ood.reshape(-1, plan.n_replicates, len(plan.domains)).mean(axis=0)
-        worst_or_mean = np.min if aggregate == "worst" else np.mean
+        ood, each = np.array(scores["ood"]), np.array(scores["id"])
         return np.array(
-            [worst_or_mean(ood[s.replicate, [*s.ood]]) for s in plan.splits]
+            [
+                Outcome(ood[[s.replicate]][:, [*s.ood]], each[[k]]).score(criterion)
+                for k, s in enumerate(plan.splits)
+            ]
         )
 
-    def id_by_split(scores: Mapping[str, Any]) -> FloatArray:
-        means: FloatArray = np.array(scores["id"]).reshape(-1, n_splits).mean(axis=0)
-        return means
-
     splits = _gather(trials, by_split)
-    means = np.array([o.ood_score(aggregate) if o else np.nan for o in outcomes])
+    means = np.array([o.score(criterion) if o else np.nan for o in outcomes])
     columns |= {f"split{k}_test_score": splits[:, k] for k in range(n_splits)}
     columns["mean_test_score"] = means
     columns["std_test_score"] = splits.std(axis=1)
     # Those without a score come last.
     filled = np.where(np.isnan(means), -np.inf, means)
     columns["rank_test_score"] = rankdata(-filled, method="min").astype(np.int32)
-    id_splits = _gather(trials, id_by_split)
+    id_splits = _gather(trials, lambda scores: np.array(scores["id"]))
     columns |= {f"split{k}_test_id": id_splits[:, k] for k in range(n_splits)}
-    columns["mean_test_id"] = np.array([o.id_score if o else np.nan for o in outcomes])
-    columns["mean_test_ood"] = np.array(
-        [o.ood_score("mean") if o else np.nan for o in outcomes]
+    columns |= _means(outcomes, "test", plan)
+    fresh = [finals.get(k) for k in range(len(trials))]
+    columns["mean_final_score"] = np.array(
+        [o.score(criterion) if o else np.nan for o in fresh]
     )
-    by_domain = _gather(trials, lambda scores: np.array(scores["ood"]).mean(axis=0))
-    for place, name in enumerate(plan.domains):
-        columns[f"mean_test_ood_{name}"] = by_domain[:, place]
+    columns |= _means(fresh, "final", plan)
+    columns["stage"] = np.array([2 if o else 1 for o in fresh])
+    columns["n_seeds"] = np.array(
+        [1 + (len(o.ood) // plan.n_replicates if o else 0) for o in fresh]
+    )
     for name in ("n_components", "rank"):
         sizes = _gather(trials, lambda scores, name=name: np.array([scores[name]]))
         columns[name] = sizes[:, 0]
     columns["trial"] = np.array([trial.number for trial in trials])
     columns["state"] = np.array([trial.state.name for trial in trials])
-    columns["is_baseline"] = np.array([BASELINE in t.user_attrs for t in trials])
+    columns["is_baseline"] = np.array([is_baseline(trial) for trial in trials])
     return columns
+
+
+def _means(
+    outcomes: Sequence[Outcome | None], stage: str, plan: Plan
+) -> dict[str, FloatArray]:
+    """Return columns of the scores in distribution, under the shift and by domain."""
+    empty = np.full(len(plan.domains), np.nan)
+    by_domain = np.array([o.ood.mean(axis=0) if o else empty for o in outcomes])
+    return {
+        f"mean_{stage}_id": np.array([o.id_score if o else np.nan for o in outcomes]),
+        f"mean_{stage}_ood": np.array(
+            [o.ood_score() if o else np.nan for o in outcomes]
+        ),
+        **{
+            f"mean_{stage}_ood_{name}": by_domain[:, place]
+            for place, name in enumerate(plan.domains)
+        },
+    }
 
 
 def _gather(trials: Sequence[FrozenTrial], read: Any) -> FloatArray:
@@ -120,20 +148,17 @@ def _gather(trials: Sequence[FrozenTrial], read: Any) -> FloatArray:
     return np.array([empty if row is None else row for row in rows], dtype=np.float64)
 
 
-def summarize(
-    trials: Sequence[FrozenTrial],
-    params: Sequence[Params],
-    plan: Plan,
-    *,
-    aggregate: str,
-    id_tolerance: float,
-    is_pareto: bool,
-    is_sample: bool,
-) -> dict[str, Any]:
-    """Return the search's fitted attributes that say what it found and chose."""
-    complete = [k for k, trial in enumerate(trials) if is_complete(trial)]
+def complete_outcomes(trials: Sequence[FrozenTrial]) -> dict[int, Outcome]:
+    """Return what there is to choose from, by place, and warn of what failed.
+
+    Raises
+    ------
+    ValueError
+        If no trial has scores.
+    """
+    outcomes = {k: outcome(t) for k, t in enumerate(trials) if is_complete(t)}
     errors = [t.user_attrs[ERROR] for t in trials if ERROR in t.user_attrs]
-    if not complete:
+    if not outcomes:
         reason = f"the first with: {errors[0]}" if errors else "or were pruned."
         raise ValueError(
             f"All {len(trials)} trials failed, {reason}\nSet error_score='raise' to "
@@ -146,21 +171,40 @@ def summarize(
             FitFailedWarning,
             stacklevel=5,
         )
-    columns = make_columns(trials, params, plan, aggregate)
+    return outcomes
+
+
+def summarize(
+    trials: Sequence[FrozenTrial],
+    params: Sequence[Params],
+    finals: Mapping[int, Outcome],
+    plan: Plan,
+    criterion: Criterion,
+    *,
+    min_gain: float,
+    is_pareto: bool,
+) -> dict[str, Any]:
+    """Return the search's fitted attributes that say what it found and chose.
+
+    `finals` are the outcomes with fresh seeds, by place among the trials.
+    """
+    complete = [k for k, trial in enumerate(trials) if is_complete(trial)]
     outcomes = [outcome(trials[k]) for k in complete]
     choice = choose(
         outcomes,
-        aggregate=aggregate,
-        id_tolerance=id_tolerance,
-        pareto=is_pareto,
-        is_sample=is_sample,
+        {complete.index(k): fresh for k, fresh in finals.items()},
+        criterion,
+        min_gain=min_gain,
     )
     best = complete[choice.index]
+    overall = outcomes[choice.index]
+    if best in finals:
+        overall = overall.joined(finals[best])
     summary = {
-        "cv_results_": columns,
+        "cv_results_": make_columns(trials, params, finals, plan, criterion),
         "best_index_": best,
         "best_params_": params[best],
-        "best_score_": float(columns["mean_test_score"][best]),
+        "best_score_": overall.score(criterion),
         "best_reason_": choice.reason,
         "n_trials_": len(trials),
     }
@@ -169,10 +213,10 @@ def summarize(
             {
                 "index": complete[k],
                 "params": params[complete[k]],
-                "ood_score": outcomes[k].ood_score(aggregate),
+                "ood_score": outcomes[k].ood_score(criterion.aggregate),
                 "id_score": outcomes[k].id_score,
                 "n_components": outcomes[k].n_components,
             }
-            for k in pareto_front(outcomes, aggregate)
+            for k in pareto_front(outcomes, criterion.aggregate)
         ]
     return summary

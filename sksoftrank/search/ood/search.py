@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
@@ -12,7 +13,9 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna.samplers import TPESampler
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
 from sklearn.metrics import get_scorer_names
 from sklearn.utils import Tags
@@ -23,19 +26,33 @@ from sklearn.utils.multiclass import check_classification_targets
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
 from sksoftrank.estimators._training_data import draw_seeds
 from sksoftrank.search._base import BaseNetworkSearchCV
-from sksoftrank.search._jobs import last_step, with_params
+from sksoftrank.search._jobs import last_step, step_prefix, with_params
+from sksoftrank.search.ood.choice import Criterion, Outcome, pick_finalists
 from sksoftrank.search.ood.evaluation import Evaluation, random_states
 from sksoftrank.search.ood.fingerprint import check_fingerprint, fingerprint
 from sksoftrank.search.ood.protocol import keep_defined, make_plan
-from sksoftrank.search.ood.results import params_of, summarize
-from sksoftrank.search.ood.space import baseline_grid, make_space
+from sksoftrank.search.ood.results import (
+    complete_outcomes,
+    is_complete,
+    outcome,
+    params_of,
+    summarize,
+)
+from sksoftrank.search.ood.space import (
+    BASELINE,
+    Params,
+    Queued,
+    Space,
+    default_queue,
+    make_space,
+)
 from sksoftrank.search.ood.storage import (
     is_in_memory,
     open_storage,
     release,
     storage_errors,
 )
-from sksoftrank.search.ood.study import StudyLoop, open_study
+from sksoftrank.search.ood.study import QUEUED, StudyLoop, open_study
 
 _STUDY_NAME = "OODSearchCV"
 
@@ -43,22 +60,26 @@ _STUDY_NAME = "OODSearchCV"
 class OODSearchCV(BaseNetworkSearchCV):
     """Search for the configuration that holds up best under a distribution shift.
 
-    Optuna proposes configurations; each is fitted on source rows, and scored on
-    shifted rows (out of distribution) and on held-out source rows (in distribution).
-    The baseline is the default configuration at temperature 1, with that learning rate
-    of the first four trials (its own times 1, 3, 10 and 0.3) which does best in
-    distribution. Of the configurations whose in-distribution score is near the best,
-    the one wins that most surely beats the baseline under the shift: by the most beyond
-    as many standard errors of the paired difference as the best of so many gets by
-    chance, ``sqrt(2 log m)`` of m. If none does, the baseline is returned, and
-    `best_reason_` says so. More splits, seeds, domains and rows make a gain surer.
-    Domains count as a sample of those to come, `shifts` as all that is feared.
-    Networks of one architecture train as one stack.
+    In a first stage Optuna proposes configurations; each is fitted on source rows, and
+    scored on shifted rows (out of distribution) and on held-out source rows (in
+    distribution). What is maximised is the mean of both scores, or another weight of
+    theirs. In a second stage the best few, and the baseline, are fitted with fresh
+    seeds. The one that is best over all its seeds is chosen, if on the fresh ones alone
+    it beats the baseline by more than `min_gain`; else the baseline is, and
+    `best_reason_` says so. The baseline is the estimator at temperature 1, with that
+    learning rate of the first four trials (its own times 1, 0.3, 0.1 and 0.03) which
+    does best in distribution; or the estimator as it is, where its learning rate is a
+    number. Networks of one architecture train as one stack.
 
     The shift comes from one of three places: ``fit(X, y, domains=...)`` leaves one
     domain out at a time; ``fit(X, y, X_ood=..., y_ood=...)`` scores rows of another
     domain; ``shifts=[...]`` shifts the held-out rows. The best configuration is fitted
     again on all rows of `X`, never on `X_ood`. Report on a domain that played no part.
+
+    A search finds what pays on the domains that it is given. It can only carry over to
+    others where the same configurations do well on both: domains that are later, or
+    further away, in the same way. Where accuracy on the searched domains says nothing
+    of the others, or the opposite, no rule of choice can tell.
 
     Parameters
     ----------
@@ -69,32 +90,42 @@ class OODSearchCV(BaseNetworkSearchCV):
         list of values. Or a function from an Optuna trial to a dict of parameters,
         which may ask for some only where others need them, or raise
         ``optuna.TrialPruned``; it is called again to read finished trials. None
-        searches the temperature, the learning rate in units of the automatic one, the
-        weight decay, the dropout where there is one, and the normalisation of an MLP.
+        searches the temperature, the learning rate in units of the automatic one,
+        weight decay, label smoothing, the length of training, where these are there
+        the dropout and the attention's temperature, and an MLP's normalisation and
+        depth; after the baselines it tries the estimator's own recipe, and a robust
+        one without normalisation and smoothing.
     n_trials : int, default=50
-        Configurations, the baseline's included; together, whoever works on the study.
+        Configurations of the first stage, the baselines included; together, whoever
+        works on the study.
+    n_finalists : int or "auto", default="auto"
+        Configurations of the second stage beside the baseline; "auto" is 5, or 3 of
+        fewer than 45 trials.
+    n_final_seeds : int, default=4
+        Fresh seeds that each of them is fitted with, on each split. An estimator
+        without a `random_state` has no second stage: its scores stand.
+    min_gain : float, default=0.005
+        Non-negative. By how much the choice must beat the baseline. 0 finds more, and
+        harms more often.
+    ood_weight : float, default=0.5
+        In [0, 1]. What the score under the shift counts; that in distribution counts
+        the rest.
     timeout : float, default=None
-        Seconds after which no new trials are started, but for the baseline's; None
-        sets no limit.
+        Seconds after which no new trials are started, but for the first ones: the
+        baselines and recipes. The second stage always follows. None sets no limit.
     objective : {"ood", "pareto"}, default="ood"
-        What is optimized: the score under the shift, with the in-distribution score as
-        a constraint; or the Pareto front of both scores and the number of columns that
-        `transform` gives, of which the same rule chooses.
-    id_tolerance : float, default=0.01
-        Non-negative. How far below the best in-distribution score seen a configuration
-        may be.
+        What is optimized: the weighted score; or the Pareto front of both scores and
+        the number of columns that `transform` gives, which the finalists are then of.
     aggregate : {"mean", "worst"}, default="mean"
         How the scores on several domains become one.
-    n_seeds : int, default=1
-        Random states that each configuration is fitted with, on each split.
     scoring : str or callable, default=None
         The metric; None takes the estimator's ``score``. A domain it is not defined
         on, such as the area under a ROC curve where a class is missing, is left out
         with a warning; a logarithmic loss is told of all classes.
     cv : int, splitter or iterable, default=None
         How source rows are split for training and in-distribution scores. A number
-        means that many stratified folds of shuffled rows. None means five; with
-        `domains` only the first of them, as the domains are the repetitions. With
+        means that many stratified folds of shuffled rows. None holds out a fifth of
+        the rows, once: more trials tell more than more folds of each. With
         `domains`, folds are made of and count within the source rows: all but the
         domain left out. So indices that are fixed, as of a ``PredefinedSplit``, are
         no rows of `X` there; those out of range are refused.
@@ -102,10 +133,10 @@ class OODSearchCV(BaseNetworkSearchCV):
         None takes Optuna's TPE sampler. Those that try everything, such as
         ``GridSampler``, end the search when they have.
     pruner : optuna.pruners.BasePruner, default=None
-        Prunes trials, by their scores under the shift during training; never
-        the baseline. A trial is judged at epochs that all its fits have reached: of
-        fits that are not stacked, which follow each other, the last one is cut short.
-        For sksoftrank's classifiers, ensembles apart, and ``objective="ood"``.
+        Prunes trials, by their scores during training; never the first ones. A trial
+        is judged at epochs that all its fits have reached: of fits that are not
+        stacked, which follow each other, the last one is cut short. For sksoftrank's
+        classifiers, ensembles apart, and ``objective="ood"``.
         None stops none.
     storage : path, str or optuna.storages.BaseStorage, default=None
         Where the study is kept: a path, of an SQLite file on a disk of this machine; a
@@ -120,8 +151,11 @@ class OODSearchCV(BaseNetworkSearchCV):
     study_callbacks : list of callable, default=None
         Optuna's: called with the study and each trial that this process finished. They
         may call ``study.stop()``, which ends the search once the baseline is done.
-    refit : bool, default=True
-        Whether the best configuration is fitted again on all rows of `X`.
+    refit : bool or "ensemble", default=True
+        Whether the best configuration is fitted again on all rows of `X`; "ensemble"
+        fits several of it, with a seed each, as a `SoftRankEnsembleClassifier`.
+    n_estimators : int, default=5
+        Members of that ensemble.
     n_jobs : int, default=None
         Stacks trained at the same time; None means 1.
     random_state : int, RandomState instance or None, default=None
@@ -139,12 +173,14 @@ class OODSearchCV(BaseNetworkSearchCV):
     ----------
     cv_results_ : dict of ndarray
         As scikit-learn's, one entry a trial: ``params``, ``param_<name>``,
-        ``split<i>_test_score`` (under the shift, over the split's domains),
-        ``mean_test_score`` (what is optimized), ``std_test_score`` (over splits),
-        ``rank_test_score``, and means and deviations of ``fit_time`` and ``score_time``
-        over fits. And ``mean_test_id``, ``split<i>_test_id``, ``mean_test_ood``,
-        ``mean_test_ood_<domain>``, ``n_components``, ``rank`` (of the embedding),
-        ``trial`` (its number), ``state``, ``is_baseline``.
+        ``split<i>_test_score``, ``mean_test_score`` (what is maximised),
+        ``std_test_score`` (over splits), ``rank_test_score``, and means and deviations
+        of ``fit_time`` and ``score_time`` over fits: all of the first stage. And its
+        ``mean_test_id``, ``split<i>_test_id``, ``mean_test_ood``,
+        ``mean_test_ood_<domain>``; the same means of the fresh seeds of the second
+        stage, ``mean_final_score`` and so on, NaN for what was not in it; ``stage`` (2
+        for finalists, else 1), ``n_seeds``, ``n_components``, ``rank`` (of the
+        embedding), ``trial`` (its number), ``state``, ``is_baseline``.
     results_ : pandas.DataFrame
         The same as a table; needs pandas.
     best_estimator_ : estimator
@@ -152,12 +188,11 @@ class OODSearchCV(BaseNetworkSearchCV):
     best_params_ : dict
         Its parameters.
     best_score_ : float
-        Its score under the shift.
+        What was maximised, over all its seeds.
     best_index_ : int
         Its place in ``cv_results_``.
     best_reason_ : str
-        Why it was chosen, with the gain and its standard error over seeds, splits,
-        domains and, where `X_ood` is given, parts of its rows.
+        Why it was chosen, or the baseline kept, out of how many and by what scores.
     pareto_front_ : list of dict
         Of ``objective="pareto"``: index, parameters, scores and columns of each trial
         that no other one dominates.
@@ -166,8 +201,11 @@ class OODSearchCV(BaseNetworkSearchCV):
     n_trials_ : int
         Trials that the choice was made from.
     study_ : optuna.Study
-        The study. Its trials have attributes: ``sksoftrank:id_score``; ``:scores`` of
-        each fit, with times; ``:baseline``, a place among the baselines; ``:error``.
+        The study of the first stage. Its trials have attributes:
+        ``sksoftrank:id_score``; ``:ood_score``; ``:scores`` of each fit, with times;
+        ``:queued``, a name, of those that it began with; ``:error``. The second stage
+        is a study of its own in the same storage, ``<study_name>:finals``, where
+        neither the sampler nor a plot takes its trials for configurations.
     scorer_ : callable
         The metric.
     n_splits_ : int
@@ -216,10 +254,15 @@ class OODSearchCV(BaseNetworkSearchCV):
         "param_distributions": [dict, callable, None],
         "n_trials": [Interval(Integral, 1, None, closed="left")],
         "timeout": [Interval(Real, 0, None, closed="neither"), None],
+        "n_finalists": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "n_final_seeds": [Interval(Integral, 1, None, closed="left")],
+        "min_gain": [Interval(Real, 0, None, closed="left")],
+        "ood_weight": [Interval(Real, 0, 1, closed="both")],
         "objective": [StrOptions({"ood", "pareto"})],
-        "id_tolerance": [Interval(Real, 0, None, closed="left")],
         "aggregate": [StrOptions({"mean", "worst"})],
-        "n_seeds": [Interval(Integral, 1, None, closed="left")],
         "scoring": [StrOptions(set(get_scorer_names())), callable, None],
         "cv": ["cv_object"],
         "sampler": [HasMethods(["sample_relative", "sample_independent"]), None],
@@ -227,7 +270,8 @@ class OODSearchCV(BaseNetworkSearchCV):
         "storage": [str, os.PathLike, HasMethods(["create_new_trial"]), None],
         "study_name": [str, None],
         "study_callbacks": [list, tuple, None],
-        "refit": ["boolean"],
+        "refit": ["boolean", StrOptions({"ensemble"})],
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -241,11 +285,13 @@ class OODSearchCV(BaseNetworkSearchCV):
         param_distributions: Any = None,
         *,
         n_trials: int = 50,
+        n_finalists: int | str = "auto",
+        n_final_seeds: int = 4,
+        min_gain: float = 0.005,
+        ood_weight: float = 0.5,
         timeout: float | None = None,
         objective: str = "ood",
-        id_tolerance: float = 0.01,
         aggregate: str = "mean",
-        n_seeds: int = 1,
         scoring: str | Callable[..., float] | None = None,
         cv: Any = None,
         sampler: Any = None,
@@ -253,7 +299,8 @@ class OODSearchCV(BaseNetworkSearchCV):
         storage: Any = None,
         study_name: str | None = None,
         study_callbacks: Sequence[Callable[..., None]] | None = None,
-        refit: bool = True,
+        refit: bool | str = True,
+        n_estimators: int = 5,
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -263,11 +310,13 @@ class OODSearchCV(BaseNetworkSearchCV):
         self.estimator = estimator
         self.param_distributions = param_distributions
         self.n_trials = n_trials
+        self.n_finalists = n_finalists
+        self.n_final_seeds = n_final_seeds
+        self.min_gain = min_gain
+        self.ood_weight = ood_weight
         self.timeout = timeout
         self.objective = objective
-        self.id_tolerance = id_tolerance
         self.aggregate = aggregate
-        self.n_seeds = n_seeds
         self.scoring = scoring
         self.cv = cv
         self.sampler = sampler
@@ -276,6 +325,7 @@ class OODSearchCV(BaseNetworkSearchCV):
         self.study_name = study_name
         self.study_callbacks = study_callbacks
         self.refit = refit
+        self.n_estimators = n_estimators
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
@@ -326,7 +376,7 @@ class OODSearchCV(BaseNetworkSearchCV):
             # As it was, but for the trials that were finished before Ctrl-C.
             kept = {}
             if isinstance(error, KeyboardInterrupt) and "_unfinished" in vars(self):
-                kept = {k: vars(self)[k] for k in ("_study", "_study_name")}
+                kept = {k: vars(self)[k] for k in ("_studies", "_study_name")}
                 if is_in_memory(self.storage):  # Others open theirs again.
                     seeds, describe = self._unfinished
                     kept["_unfinished"] = seeds, describe()
@@ -349,7 +399,6 @@ class OODSearchCV(BaseNetworkSearchCV):
         X, y, routed = self._read(X, y, params)
         check_classification_targets(y)
         base: BaseEstimator = clone(self.estimator)
-        space, grid = make_space(self.param_distributions, base), baseline_grid(base)
         seeds = self._seeds()
         # Of a fit that was interrupted: the same one goes on from there.
         last_seeds, last_parts = self.__dict__.pop("_unfinished", (None, None))
@@ -365,16 +414,19 @@ class OODSearchCV(BaseNetworkSearchCV):
             shifts=self.shifts,
             cv=self.cv,
             split_params=routed.splitter.split,
-            needs_classes=self.scoring not in (None, "accuracy"),
             seed=seeds[0],
         )
         plan = keep_defined(plan, y, scorer, self.scoring)
+        space = make_space(self.param_distributions, base, len(plan.splits[0].train))
+        queue = default_queue(self.param_distributions, base, space)
+        n_finalists = self._check_budget(queue)
+        queue = dict(list(queue.items())[: self.n_trials])
+        criterion = Criterion(self.ood_weight, self.aggregate)
         evaluation = Evaluation(
             base_estimator=base,
             X=X,
             y=y,
             plan=plan,
-            seeds=seeds[1:],
             fit_params=routed.estimator.fit,
             scorer=scorer,
             score_params=routed.scorer.score,
@@ -392,7 +444,8 @@ class OODSearchCV(BaseNetworkSearchCV):
                 "scoring": self.scoring,
                 "objective": self.objective,
                 "aggregate": self.aggregate,
-                "seeds of n_seeds and random_state": seeds,
+                "ood_weight": self.ood_weight,
+                "seeds of random_state": seeds[:2],
             },
             fit_params=routed.estimator.fit,
         )
@@ -402,32 +455,52 @@ class OODSearchCV(BaseNetworkSearchCV):
         try:
             with storage_errors(self.storage):
                 if not (in_memory and last_parts and last_parts == describe()):
-                    self._study = open_study(
-                        storage,
-                        self._shared_name(),
-                        ["maximize", "maximize", "minimize"][: 3 if is_pareto else 1],
-                        sampler=clone(self.sampler, safe=False)
-                        or TPESampler(seed=seeds[0] % 2**32),
-                        pruner=clone(self.pruner, safe=False),
-                    )
+                    self._studies: dict[str, optuna.Study] = {}
+                first = self._open_study(
+                    "first",
+                    storage,
+                    self._shared_name(),
+                    ["maximize", "maximize", "minimize"][: 3 if is_pareto else 1],
+                    sampler=clone(self.sampler, safe=False)
+                    or TPESampler(seed=seeds[0] % 2**32),
+                    pruner=clone(self.pruner, safe=False),
+                )
                 if not in_memory:
-                    check_fingerprint(self._study, describe(), self.storage)
-                self._study_name = self._study.study_name
+                    check_fingerprint(first, describe(), self.storage)
+                self._study_name = first.study_name
                 self._unfinished = seeds, describe
                 loop = StudyLoop(
-                    self._study,
+                    first,
                     storage,
                     evaluation,
+                    seeds[1:2],
                     space,
-                    grid,
+                    queue,
                     n_trials=self.n_trials,
+                    batch_size=evaluation.batch_size,
+                    criterion=criterion,
                     timeout=self.timeout,
-                    id_tolerance=self.id_tolerance,
-                    aggregate=self.aggregate,
                     callbacks=self.study_callbacks or (),
                     verbose=self.verbose,
                 )
                 trials = loop.run()
+                tried = [params_of(t, loop.params, space, queue) for t in trials]
+                outcomes = complete_outcomes(trials)
+                places = list(outcomes)
+                finalists = [
+                    places[k]
+                    for k in pick_finalists(
+                        list(outcomes.values()),
+                        n_finalists,
+                        criterion,
+                        pareto=is_pareto,
+                    )
+                ]
+                finals = {place: outcomes[place] for place in finalists}
+                if random_states(base):
+                    finals = self._second_stage(
+                        loop, {k: (trials[k], tried[k]) for k in finalists}, seeds[2:]
+                    )
         finally:
             release(storage)
         self.multimetric_ = False
@@ -437,12 +510,12 @@ class OODSearchCV(BaseNetworkSearchCV):
         self.fallback_reason_ = evaluation.fallback_reason()
         summary = summarize(
             trials,
-            [params_of(trial, loop.params, space, grid) for trial in trials],
+            tried,
+            finals,
             plan,
-            aggregate=self.aggregate,
-            id_tolerance=self.id_tolerance,
+            criterion,
+            min_gain=self.min_gain,
             is_pareto=is_pareto,
-            is_sample=self.shifts is None,
         )
         self.__dict__.update(summary)
         if self.refit:
@@ -454,8 +527,81 @@ class OODSearchCV(BaseNetworkSearchCV):
                     if best.get_params()[name] is None
                 }
             )
+            if self.refit == "ensemble":
+                best = as_ensemble(best, self.n_estimators, self.n_jobs)
             self._refit(best, X, y, routed.estimator.fit)
         del self._unfinished
+
+    def _second_stage(
+        self,
+        first: StudyLoop,
+        finalists: dict[int, tuple[FrozenTrial, Params]],
+        seeds: Sequence[int],
+    ) -> dict[int, Outcome]:
+        """Return what finalists score with fresh seeds, by place; as one stack.
+
+        In a study of their own, for Optuna takes no new attributes of trials that have
+        finished: so that workers share them, and none is lost with its worker.
+        """
+        queue = {
+            f"trial {trial.number}": Queued({}, params)
+            for trial, params in finalists.values()
+        }
+        finals = replace(
+            first,
+            study=self._open_study(
+                "finals",
+                first.storage,
+                f"{self._study_name}:finals:{len(seeds)}",
+                ["maximize"],
+                sampler=RandomSampler(),
+            ),
+            seeds=seeds,
+            space=Space(lambda trial: {}),
+            queue=queue,
+            n_trials=len(queue),
+            batch_size=len(queue),
+            timeout=None,
+            callbacks=(),
+            params={},
+        )
+        by_name = {
+            trial.user_attrs[QUEUED]: outcome(trial)
+            for trial in finals.run()
+            if is_complete(trial)
+        }
+        return {
+            place: by_name[f"trial {trial.number}"]
+            for place, (trial, _) in finalists.items()
+            if f"trial {trial.number}" in by_name
+        }
+
+    def _open_study(
+        self, stage: str, storage: Any, name: str | None, *args: Any, **options: Any
+    ) -> optuna.Study:
+        """Open a stage's study, or go on with that of a fit that was interrupted."""
+        if stage not in self._studies:
+            self._studies[stage] = open_study(storage, name, *args, **options)
+        return self._studies[stage]
+
+    def _check_budget(self, queue: Iterable[str]) -> int:
+        """Return how many finalists there are beside the baseline."""
+        n_baselines = sum(name.startswith(BASELINE) for name in queue)
+        if self.n_trials <= n_baselines:
+            raise ValueError(
+                f"n_trials must leave configurations beside the {n_baselines} of the "
+                f"baseline, got {self.n_trials}. Use at least {n_baselines + 1}, "
+                "better 50 or more."
+            )
+        if isinstance(self.n_finalists, str):
+            return min(5 if self.n_trials >= 45 else 3, self.n_trials - 1)
+        if self.n_finalists >= self.n_trials:
+            raise ValueError(
+                "n_finalists must be less than n_trials, which they and the baseline "
+                f"are of, got {self.n_finalists} and {self.n_trials}. Use 'auto', or "
+                "raise n_trials."
+            )
+        return int(self.n_finalists)
 
     def _check_estimator(self) -> None:
         """Check what the parameters' own ranges don't say, before any training."""
@@ -466,6 +612,11 @@ class OODSearchCV(BaseNetworkSearchCV):
             )
         last = last_step(self.estimator)
         is_ours = isinstance(last, BaseSoftRankClassifier | SoftRankEnsembleClassifier)
+        if self.refit == "ensemble" and not isinstance(last, BaseSoftRankClassifier):
+            raise ValueError(
+                "refit='ensemble' needs an estimator that ends in one of this "
+                f"package's networks, got {type(last).__name__}. Use refit=True."
+            )
         if self.objective == "pareto":
             if not is_ours:
                 raise ValueError(
@@ -487,7 +638,7 @@ class OODSearchCV(BaseNetworkSearchCV):
         if random_state is None and not is_in_memory(self.storage):
             # The same in all processes that work on the study.
             random_state = int(joblib.hash(self._shared_name())[:8], 16)
-        return draw_seeds(random_state, 1 + self.n_seeds)
+        return draw_seeds(random_state, 2 + self.n_final_seeds)
 
     def _shared_name(self) -> str | None:
         """Return the name by which other processes know the study, if any do."""
@@ -501,11 +652,12 @@ class OODSearchCV(BaseNetworkSearchCV):
     def study_(self) -> optuna.Study:
         """The Optuna study."""
         name = self._study_name
-        if "_study" not in vars(self):  # Unpickled, maybe where its storage is not.
-            self._study = optuna.load_study(
-                study_name=name, storage=open_storage(self.storage)
-            )
-        return self._study
+        if "_studies" not in vars(self):  # Unpickled, maybe where its storage is not.
+            storage = open_storage(self.storage)
+            self._studies = {
+                "first": optuna.load_study(study_name=name, storage=storage)
+            }
+        return self._studies["first"]
 
     @property
     def results_(self) -> Any:
@@ -546,5 +698,25 @@ class OODSearchCV(BaseNetworkSearchCV):
         state: dict[str, Any] = dict(super().__getstate__())
         if not is_in_memory(self.storage):
             # A model must load where the study's server is out of reach.
-            state.pop("_study", None)
+            state.pop("_studies", None)
         return state
+
+
+def as_ensemble(estimator: Any, n_estimators: int, n_jobs: int | None = None) -> Any:
+    """Return an estimator with several networks where it has one, its last step."""
+    last = last_step(estimator)
+    ensemble = SoftRankEnsembleClassifier(
+        last,
+        n_estimators,
+        n_components=last.n_components,
+        compression_tol=last.compression_tol,
+        n_jobs=n_jobs,
+        random_state=last.random_state,
+    )
+    if get_config()["enable_metadata_routing"]:
+        asked = last.get_metadata_routing().fit.requests
+        ensemble.set_fit_request(sample_weight=asked.get("sample_weight"))
+    if last is estimator:
+        return ensemble
+    name = step_prefix(estimator).removesuffix("__")
+    return clone(estimator).set_params(**{name: ensemble})

@@ -28,26 +28,45 @@ from sksoftrank.estimators import (
     SoftRankEnsembleClassifier,
     SoftRankMLPClassifier,
 )
-from sksoftrank.estimators._recipe import MODERATE
+from sksoftrank.estimators._recipe import MODERATE, Strength
+from sksoftrank.losses import as_schedule
 from sksoftrank.search._jobs import last_step, step_prefix
 from sksoftrank.search.ood._optuna import optimize_loop
 
 Params = dict[str, Any]
 AnyTrial = Trial | FrozenTrial
 
-# Learning rates that the baseline is tuned over, in units of its own; the first one is
-# the default itself. They span what the default space searches: else temperature would
-# get the credit for a learning rate that the baseline was not allowed.
-BASELINE_FACTORS = (1.0, 3.0, 0.3, 0.1)
+# What the names of the baselines in a study's queue begin with.
+BASELINE = "baseline"
+# Learning rates that the baseline is tuned over, in units of its own. They span what
+# the default space searches: else temperature would get the credit for a learning rate
+# that the baseline was not allowed.
+BASELINE_FACTORS = (1.0, 0.3, 0.1, 0.03)
 _TEMPERATURES = (0.3, 100.0)
-_RATE_FACTORS = (0.1, 3.0)
-_WEIGHT_DECAYS = (1e-6, 0.3)
+_RATE_FACTORS = (0.03, 1.0)
+_WEIGHT_DECAYS = (1e-3, 0.3)
 _DROPOUTS = (0.0, 0.5)
-# Of a plain MLP. Under real drift nothing else moves the score as far, up or down.
-_NORMALIZATIONS = (None, "layer", "batch")
+_SMOOTHINGS = (0.0, 0.2)
+# Of an MLP. Normalisation moves the score under natural shifts furthest, up or down.
+_NORMALIZATIONS = (None, "batch")
+_N_HIDDEN_LAYERS = (2, 4)
+# Of training, over the square root of the number of rows.
+_STEPS = (6.7, 53.6)
 _ATTENTION_TEMPERATURES = (0.3, 3.0)
 # Ends of a distribution without ends, as quantiles.
 _TAIL = 1e-6
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A trial that a study is to have, whatever its sampler would ask for.
+
+    `point` is what the sampler is told that it was, and `params` what is evaluated;
+    None for the point's own.
+    """
+
+    point: Params
+    params: Params | None = None
 
 
 @dataclass
@@ -62,10 +81,13 @@ class Space:
     description: dict[str, str] = field(default_factory=dict)
 
 
-def make_space(given: Any, estimator: Any) -> Space:
-    """Return the space that `param_distributions` stands for; None is the default."""
+def make_space(given: Any, estimator: Any, n_rows: int) -> Space:
+    """Return the space that `param_distributions` stands for; None is the default.
+
+    That has lengths of training on so many rows.
+    """
     if given is None:
-        return _default_space(estimator)
+        return _default_space(estimator, n_rows)
     names = set(estimator.get_params())
     if callable(given):
         return _callable_space(given, names)
@@ -216,6 +238,12 @@ class _Network:
     classifier: BaseSoftRankClassifier
     settings: Params = field(default_factory=dict)
 
+    @property
+    def plain_params(self) -> Params:
+        """What makes every fit a single one."""
+        is_auto = self.classifier.get_params().get("dropout") == "auto"
+        return {f"{self.prefix}dropout": MODERATE.dropout} if is_auto else {}
+
     def auto_rate(self, temperature: float) -> float:
         """Return the learning rate that "auto" stands for at a temperature."""
         rates = self.classifier._architecture().base_rates
@@ -238,7 +266,7 @@ def _network(estimator: Any) -> _Network | None:
     return None
 
 
-def _default_space(estimator: Any) -> Space:
+def _default_space(estimator: Any, n_rows: int) -> Space:
     network, prefix = _network(estimator), step_prefix(estimator)
     kind = type(last_step(estimator)).__name__
     if network is None:
@@ -247,63 +275,80 @@ def _default_space(estimator: Any) -> Space:
             f"one of sksoftrank's, got None for {kind}. Pass a dict of parameters and "
             "distributions."
         )
+    classifier = network.classifier
+    own = classifier.get_params()
 
     def suggest(trial: AnyTrial) -> Params:
         temperature = trial.suggest_float("temperature", *_TEMPERATURES, log=True)
         # Of the rate that "auto" stands for: what is searched is not confounded.
         factor = trial.suggest_float("learning_rate_factor", *_RATE_FACTORS, log=True)
-        base = network.auto_rate(temperature)
-        params = {
-            **network.settings,
-            f"{prefix}temperature": temperature,
-            f"{network.prefix}learning_rate": factor * base,
-            f"{network.prefix}weight_decay": trial.suggest_float(
+        params: Params = {
+            "learning_rate": factor * network.auto_rate(temperature),
+            "weight_decay": trial.suggest_float(
                 "weight_decay", *_WEIGHT_DECAYS, log=True
             ),
+            "label_smoothing": trial.suggest_float("label_smoothing", *_SMOOTHINGS),
         }
-        own = network.classifier.get_params()
         if "dropout" in own:
-            params[f"{network.prefix}dropout"] = trial.suggest_float(
-                "dropout", *_DROPOUTS
-            )
-        if isinstance(network.classifier, SoftRankMLPClassifier):
+            params["dropout"] = trial.suggest_float("dropout", *_DROPOUTS)
+        if own["max_epochs"] == "auto":
+            steps = trial.suggest_float("steps", *_STEPS, log=True)
+            params["max_epochs"] = classifier._lengths(n_rows, Strength(steps, 0.0))[0]
+        if isinstance(classifier, SoftRankMLPClassifier):
             # A batch of one row has no variance.
-            kinds = _NORMALIZATIONS[: 3 if network.classifier.batch_size != 1 else 2]
-            params[f"{network.prefix}normalization"] = trial.suggest_categorical(
-                "normalization", kinds
-            )
+            kinds = _NORMALIZATIONS[: 1 if classifier.batch_size == 1 else None]
+            params["normalization"] = trial.suggest_categorical("normalization", kinds)
+            n_layers = trial.suggest_int("n_hidden_layers", *_N_HIDDEN_LAYERS)
+            params["hidden_layer_sizes"] = classifier._widths()[-1:] * n_layers
         if "attention_temperature" in own:
-            params[f"{network.prefix}attention_temperature"] = trial.suggest_float(
+            params["attention_temperature"] = trial.suggest_float(
                 "attention_temperature", *_ATTENTION_TEMPERATURES, log=True
             )
-        return params
+        return {
+            **network.settings,
+            f"{prefix}temperature": temperature,
+            **{f"{network.prefix}{name}": value for name, value in params.items()},
+        }
 
     ranges = (
-        f"{_TEMPERATURES} {_RATE_FACTORS} {_WEIGHT_DECAYS} {_DROPOUTS} "
-        f"{_NORMALIZATIONS} {_ATTENTION_TEMPERATURES}"
+        f"{_TEMPERATURES} {_RATE_FACTORS} {_WEIGHT_DECAYS} {_SMOOTHINGS} {_DROPOUTS} "
+        f"{_STEPS} {_NORMALIZATIONS} {_N_HIDDEN_LAYERS} {_ATTENTION_TEMPERATURES}"
     )
     return Space(suggest, {"default": f"{kind} {ranges}"})
 
 
-def baseline_grid(estimator: Any) -> list[Params]:
-    """Return the baseline's configurations: temperature 1, and learning rates.
+def default_queue(given: Any, estimator: Any, space: Space) -> dict[str, Queued]:
+    """Return what a study begins with, by name: the baselines, and two recipes.
 
-    An estimator without a temperature is its own baseline.
+    The baseline is the estimator at temperature 1, at several learning rates of which
+    the best in distribution counts; as it is where its learning rate is fixed, or where
+    it has no temperature. In the default space the recipes follow: the estimator's own,
+    and a robust one without normalisation and smoothing, and with little dropout.
     """
     network, prefix = _network(estimator), step_prefix(estimator)
-    if network is None:
-        return [{}]
-    rate = network.classifier.learning_rate
-    if isinstance(rate, str):  # "auto", at temperature 1.
-        rate = network.auto_rate(1.0)
-    return [
-        {
-            **network.settings,
-            f"{prefix}temperature": 1.0,
-            f"{network.prefix}learning_rate": factor * rate,
-        }
-        for factor in BASELINE_FACTORS
-    ]
+    baselines: list[Params] = [{}]
+    if network is not None:
+        baselines = [{**network.settings, **network.plain_params}]
+        if network.classifier.learning_rate == "auto":
+            rate = network.auto_rate(1.0)
+            baselines = [
+                {
+                    **baselines[0],
+                    f"{prefix}temperature": 1.0,
+                    f"{network.prefix}learning_rate": factor * rate,
+                }
+                for factor in BASELINE_FACTORS
+            ]
+    queue = {}
+    for k, params in enumerate(baselines):
+        wanted = _wanted(estimator, params)
+        queue[f"{BASELINE} {k}"] = Queued(nearest_params(space, wanted), params)
+    if given is None:
+        own = _wanted(estimator, {})
+        robust = {"normalization": None, "label_smoothing": 0.0, "dropout": 0.15}
+        for k, wanted in enumerate([own, {**own, **robust}]):
+            queue[f"recipe {k}"] = Queued(nearest_params(space, wanted))
+    return queue
 
 
 def nearest_params(space: Space, wanted: Params) -> Params:
@@ -353,29 +398,32 @@ def _nearest(distribution: BaseDistribution, value: Any) -> Any:
     return int(value) if isinstance(distribution, IntDistribution) else float(value)
 
 
-def baseline_wanted(estimator: Any, params: Params) -> Params:
-    """Return what a baseline's trial should suggest, by all names it may have."""
-    values = {**estimator.get_params(), **params}
-    values = {k: v for k, v in values.items() if not hasattr(v, "get_params")}
+def _wanted(estimator: Any, params: Params) -> Params:
+    """Return what an estimator with `params` is, by all names a space may have."""
     network, prefix = _network(estimator), step_prefix(estimator)
-    wanted: Params = {}
-    if network is not None:  # The names of the default space.
-        temperature = values[f"{prefix}temperature"]
-        base = network.auto_rate(temperature)
-        wanted = {
-            "temperature": temperature,
-            "learning_rate_factor": values[f"{network.prefix}learning_rate"] / base,
-        }
-        own = network.classifier.get_params()
-        for name in (
-            *("weight_decay", "dropout", "normalization"),
-            "attention_temperature",
-        ):
-            if name in own:
-                wanted[name] = values.get(f"{network.prefix}{name}", own[name])
-        if wanted.get("dropout") == "auto":
-            wanted["dropout"] = MODERATE.dropout
-    return {**wanted, **values}
+    plain = {} if network is None else network.plain_params
+    values = {**estimator.get_params(), **plain, **params}
+    values = {k: v for k, v in values.items() if not hasattr(v, "get_params")}
+    if network is None:
+        return values
+    # The names of the default space.
+    own = network.classifier.get_params()
+    own = {k: values.get(f"{network.prefix}{k}", v) for k, v in own.items()}
+    temperature = values[f"{prefix}temperature"]
+    if temperature is None:  # An ensemble's, whose members have theirs.
+        temperature = own["temperature"]
+    temperature = as_schedule(temperature)(1.0)
+    rate = own["learning_rate"]
+    auto_rate = network.auto_rate(temperature)
+    factor = 1.0 if rate == "auto" else rate / auto_rate
+    return {
+        **own,
+        "temperature": temperature,
+        "learning_rate_factor": factor,
+        "n_hidden_layers": np.size(own.get("hidden_layer_sizes", ())),
+        "steps": MODERATE.steps,
+        **values,
+    }
 
 
 def stable_repr(value: Any) -> str:

@@ -1,9 +1,10 @@
 """The loop: asks Optuna for trials in batches, evaluates them, tells their scores.
 
-A study is its baselines and the first other trials by number, up to `n_trials`, that
-finished: completed, pruned, or failed by an error of their own. The choice is made of
-them once none is running, and later ones, such as two workers may start at the same
-time, have higher numbers. So every worker, a late one too, chooses from the same.
+A study is what was queued for it and the first other trials by number, up to
+`n_trials`, that finished: completed, pruned, or failed by an error of their own. The
+choice is made of them once none is running, and later ones, such as two workers may
+start at the same time, have higher numbers. So every worker, a late one too, chooses
+from the same.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.exceptions import (
     DuplicatedStudyError,
@@ -30,18 +30,18 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm.auto import tqdm
 
-from sksoftrank.search._jobs import with_params
 from sksoftrank.search.ood import storage as storages
 from sksoftrank.search.ood._optuna import optimize_loop, stop_requested
-from sksoftrank.search.ood.choice import FloatArray, Outcome
+from sksoftrank.search.ood.choice import Criterion, Outcome
 from sksoftrank.search.ood.evaluation import Evaluation, TrialScores
-from sksoftrank.search.ood.space import Params, Space, baseline_wanted, nearest_params
+from sksoftrank.search.ood.space import BASELINE, Params, Queued, Space
 from sksoftrank.search.ood.storage import reconnect
 
 # Attributes of trials, apart from those that a function of a trial may set.
-BASELINE = "sksoftrank:baseline"
+QUEUED = "sksoftrank:queued"
 SCORES = "sksoftrank:scores"
 ID_SCORE = "sksoftrank:id_score"
+OOD_SCORE = "sksoftrank:ood_score"
 ERROR = "sksoftrank:error"
 
 _POLL_SECONDS = (0.05, 1.0)
@@ -81,21 +81,27 @@ def quiet(level: int = optuna.logging.WARNING) -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+def is_baseline(trial: FrozenTrial) -> bool:
+    """Return whether a trial is one of the baselines."""
+    name: str = trial.user_attrs.get(QUEUED, "")
+    return name.startswith(BASELINE)
+
+
 def counted_trials(
-    trials: Sequence[FrozenTrial], n_baselines: int, n_trials: int
+    trials: Sequence[FrozenTrial], queue: Collection[str], n_trials: int
 ) -> list[FrozenTrial]:
     """Return the trials that are the study, finished or yet to be, by number."""
-    baselines: dict[int, FrozenTrial] = {}
+    queued: dict[str, FrozenTrial] = {}
     others = []
     for trial in trials:
         if trial.state == TrialState.FAIL and ERROR not in trial.user_attrs:
             continue  # Its worker was killed or interrupted.
-        place = trial.user_attrs.get(BASELINE)
-        if place is None:
+        name = trial.user_attrs.get(QUEUED)
+        if name is None:
             others.append(trial)
-        elif place < n_baselines:
-            baselines.setdefault(place, trial)
-    counted = [*baselines.values(), *others[: n_trials - n_baselines]]
+        elif name in queue:
+            queued.setdefault(name, trial)
+    counted = [*queued.values(), *others[: n_trials - len(queue)]]
     return sorted(counted, key=lambda trial: trial.number)
 
 
@@ -116,19 +122,20 @@ class StudyLoop:
     study: optuna.Study
     storage: BaseStorage
     evaluation: Evaluation
+    seeds: Sequence[int]
     space: Space
-    grid: list[Params]
+    # By name; at most `n_trials`.
+    queue: Mapping[str, Queued]
     n_trials: int
-    timeout: float | None
-    id_tolerance: float
-    aggregate: str
-    callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]]
-    verbose: int
+    batch_size: int
+    criterion: Criterion
+    timeout: float | None = None
+    callbacks: Sequence[Callable[[optuna.Study, FrozenTrial], None]] = ()
+    verbose: int = 0
     # Of the trials that this worker ran, by number.
     params: dict[int, Params] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.grid = self.grid[: self.n_trials]
         self._is_exhausted = False
         self._seen: set[int] = set()
 
@@ -150,13 +157,13 @@ class StudyLoop:
                 running = [t for t in counted if t.state == TrialState.RUNNING]
                 n_waiting = len(counted) - len(finished) - len(running)
                 n_free = 0 if self._is_exhausted else self.n_trials - len(counted)
-                n_baselines = sum(BASELINE in trial.user_attrs for trial in finished)
+                n_queued = sum(QUEUED in trial.user_attrs for trial in finished)
                 is_stopped = stop_requested(self.study)
                 if is_stopped or time.monotonic() > deadline:
                     n_free = 0
                     # Where the sampler has stopped all workers, they finish theirs.
                     is_last = is_stopped and self._tries_everything()
-                    if n_baselines == len(self.grid) and not is_last:
+                    if n_queued == len(self.queue) and not is_last:
                         return finished
                 if n_waiting + n_free:
                     self._run_batch(n_waiting, n_free)
@@ -175,32 +182,20 @@ class StudyLoop:
             warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.storages.fail_stale_trials(self.study)
         trials = self.study.get_trials(deepcopy=False)
-        counted = counted_trials(trials, len(self.grid), self.n_trials)
-        there = {trial.user_attrs.get(BASELINE) for trial in counted}
-        missing = [place for place in range(len(self.grid)) if place not in there]
+        counted = counted_trials(trials, self.queue, self.n_trials)
+        there = {trial.user_attrs.get(QUEUED) for trial in counted}
+        missing = [name for name in self.queue if name not in there]
         if not missing:
             return counted
-        wanted = self._baseline_points
-        for place in missing:
-            self.study.enqueue_trial(wanted[place], user_attrs={BASELINE: place})
+        for name in missing:
+            self.study.enqueue_trial(self.queue[name].point, user_attrs={QUEUED: name})
         if not trials and isinstance(self.study.sampler, BruteForceSampler):
-            # It takes points where the baseline is noted for tried.
-            for k, params in enumerate(wanted[: self.n_trials - len(self.grid)]):
-                if params not in wanted[:k]:
-                    self.study.enqueue_trial(params)
+            # It takes for tried the points where what was evaluated is another.
+            points = [q.point for q in self.queue.values() if q.params is not None]
+            for k, point in enumerate(points[: self.n_trials - len(self.queue)]):
+                if point not in points[:k]:
+                    self.study.enqueue_trial(point)
         return self._counted()
-
-    @cached_property
-    def _baseline_points(self) -> list[Params]:
-        """The space's points next to the baselines, for the sampler to learn from."""
-        base = self.evaluation.base_estimator
-        with quiet():
-            return [
-                nearest_params(
-                    self.space, baseline_wanted(with_params(base, params), params)
-                )
-                for params in self.grid
-            ]
 
     def _tries_everything(self) -> bool:
         return isinstance(self.study.sampler, GridSampler | BruteForceSampler)
@@ -226,7 +221,7 @@ class StudyLoop:
         self._is_exhausted = any(
             trial.params == other.params
             for other in trials
-            if BASELINE not in other.user_attrs
+            if QUEUED not in other.user_attrs
             and (other.state != TrialState.FAIL or ERROR in other.user_attrs)
         )
         return self._is_exhausted
@@ -238,7 +233,7 @@ class StudyLoop:
         candidates: dict[Trial, Params] = {}
         try:
             with self._alive(untold):
-                for place in range(min(self.evaluation.batch_size, n_waiting + n_free)):
+                for place in range(min(self.batch_size, n_waiting + n_free)):
                     # What waits comes first.
                     if place >= n_waiting and self._has_nothing_left():
                         break
@@ -246,12 +241,12 @@ class StudyLoop:
                     untold.append(trial)
                     reconnect(partial(beat, self.study, self.storage, trial.number))
                     if trial.number not in {t.number for t in reconnect(self._counted)}:
-                        # Another worker was first, with the last or with a baseline.
+                        # Another worker was first, with the last or with one queued.
                         self._give_back(untold.pop())
                         continue
                     params = self._suggest(trial)
                     if params is None:
-                        self._tell(trial, None, math.nan, untold)
+                        self._tell(trial, None, untold)
                     else:
                         candidates[trial] = params
                 if candidates:
@@ -289,9 +284,9 @@ class StudyLoop:
         params: Params | None = None
         with suppress(optuna.TrialPruned):
             params = reconnect(partial(self.space.suggest, trial))
-        place = trial.user_attrs.get(BASELINE)
-        if place is not None:
-            params = dict(self.grid[place])
+        queued = self.queue.get(trial.user_attrs.get(QUEUED, ""))
+        if queued is not None and queued.params is not None:
+            params = dict(queued.params)
         self.params[trial.number] = trial.params if params is None else params
         return params
 
@@ -299,56 +294,49 @@ class StudyLoop:
         checks = None
         if not isinstance(self.study.pruner, optuna.pruners.NopPruner):
             checks = [partial(self._should_prune, trial) for trial in candidates]
-        results = self.evaluation.run(list(candidates.values()), checks)
-        before = [t.user_attrs.get(ID_SCORE) for t in reconnect(self._counted)]
-        now = [float(scores.id.mean()) for scores in results if scores.are_sound]
-        best_id = max([b for b in before if b is not None] + now, default=math.nan)
+        results = self.evaluation.run(list(candidates.values()), self.seeds, checks)
         for trial, scores in zip(candidates, results, strict=True):
-            self._tell(trial, scores, best_id, untold)
+            self._tell(trial, scores, untold)
 
-    def _should_prune(self, trial: Trial, epoch: int, ood: FloatArray) -> bool:
-        score = Outcome(ood, np.zeros(1)).ood_score(self.aggregate)
+    def _should_prune(self, trial: Trial, epoch: int, outcome: Outcome) -> bool:
+        score = outcome.score(self.criterion)
         reconnect(partial(trial.report, score, epoch))
-        return BASELINE not in trial.user_attrs and trial.should_prune()
+        return QUEUED not in trial.user_attrs and trial.should_prune()
 
     def _tell(
         self,
         trial: Trial,
         scores: TrialScores | None,
-        best_id: float,
         untold: list[Trial],
     ) -> None:
         # One taken for gone, since its signs of life were late, is another's by now.
         told: FrozenTrial | None = None
         with suppress(UpdateFinishedTrialError):
-            told = reconnect(partial(self._finish, trial, scores, best_id))
+            told = reconnect(partial(self._finish, trial, scores))
         untold.remove(trial)
         if told is not None:
             for callback in self.callbacks:
                 callback(self.study, told)
 
-    def _finish(
-        self, trial: Trial, scores: TrialScores | None, best_id: float
-    ) -> FrozenTrial:
+    def _finish(self, trial: Trial, scores: TrialScores | None) -> FrozenTrial:
         values: list[float] | None = None
         state = TrialState.PRUNED
         if scores is not None and scores.are_sound:
             state = TrialState.COMPLETE
-            outcome = Outcome(scores.ood, scores.id, scores.n_components)
+            outcome = scores.outcome
+            ood_score = outcome.ood_score(self.criterion.aggregate)
             trial.set_user_attr(ID_SCORE, outcome.id_score)
+            trial.set_user_attr(OOD_SCORE, ood_score)
             trial.set_user_attr(SCORES, scores.to_attr())
-            values = [outcome.ood_score(self.aggregate)]
+            values = [outcome.score(self.criterion)]
             if len(self.study.directions) > 1:
-                values += [outcome.id_score, outcome.n_components]
-            elif "id_score" not in trial.constraints:
-                excess = best_id - self.id_tolerance - outcome.id_score
-                trial.set_constraint("id_score", excess)
+                values = [ood_score, outcome.id_score, outcome.n_components]
         elif scores is not None and not scores.is_pruned:
             state = TrialState.FAIL
             error = scores.error or ValueError("the score is not finite")
             trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}"[:500])
         sampler = self.study.sampler
-        if BASELINE in trial.user_attrs:
+        if QUEUED in trial.user_attrs:
             # Not this sampler's trial: GridSampler would miss a place in its grid.
             self.study.sampler = RandomSampler()
         try:
@@ -360,7 +348,7 @@ class StudyLoop:
         """Fail a trial that was not run to its end, and queue it once more."""
         with suppress(Exception):  # Where the storage is what failed.
             told = self.study.tell(trial, state=TrialState.FAIL)
-            if BASELINE not in trial.user_attrs:  # Else queued where it is missing.
+            if QUEUED not in trial.user_attrs:  # Else queued where it is missing.
                 storages.retry_callback()(self.study, told)
 
     def _wait(self, running: list[FrozenTrial], n_waits: int) -> None:
