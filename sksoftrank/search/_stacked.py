@@ -13,20 +13,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from joblib import effective_n_jobs
-from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
-from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
-from sklearn.model_selection._search import BaseSearchCV, _search_estimator_has
-from sklearn.model_selection._validation import (
-    _fit_and_score,
-    _insert_error_scores,
-    _warn_or_raise_about_fit_failures,
-)
 from sklearn.utils import Tags, assert_all_finite, get_tags, indexable
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params
 
+from sksoftrank._sklearn import (
+    BaseSearchCV,
+    _check_method_params,
+    _check_refit_for_multimetric,
+    _fit_and_score,
+    _fit_context,
+    _format_results,
+    _get_routed_params_for_fit,
+    _get_scorers,
+    _init_callback_context,
+    _insert_error_scores,
+    _select_best_index,
+    _warn_or_raise_about_fit_failures,
+    has_callbacks,
+    scorers_by_name,
+)
 from sksoftrank.estimators import BaseSoftRankClassifier
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_parts
 from sksoftrank.search._fits import (
@@ -79,7 +87,7 @@ class _StackedSearch(BaseSearchCV):
             self.fallback_reason_: str | None = reason
             return super().fit(X, y, **params)
 
-        scorers, refit_metric = self._get_scorers()
+        scorers, refit_metric = _get_scorers(self)
         X, y = indexable(X, y)
         if y is None:
             raise ValueError(
@@ -88,7 +96,7 @@ class _StackedSearch(BaseSearchCV):
             )
         assert_all_finite(y, input_name="y")
         params = _check_method_params(X, params=params)
-        routed = self._get_routed_params_for_fit(params)
+        routed = _get_routed_params_for_fit(self, params)
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         self.n_splits_ = cv.get_n_splits(X, y, **routed.splitter.split)
         base_estimator = clone(self.estimator)
@@ -165,10 +173,10 @@ class _StackedSearch(BaseSearchCV):
             out.extend(new)
             for key, value in (more_results or {}).items():
                 more.setdefault(key, []).extend(value)
-            results = self._format_results(candidates, self.n_splits_, out, more)
+            results = _format_results(self, candidates, self.n_splits_, out, more)
             return results
 
-        context = self._init_callback_context(max_subtasks=1)
+        context = _init_callback_context(self, max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self)
         self._run_search(evaluate, callback_ctx=context)
         context.call_on_fit_task_end(estimator=self)
@@ -178,12 +186,10 @@ class _StackedSearch(BaseSearchCV):
         first = out[0]["test_scores"]
         self.multimetric_ = isinstance(first, dict)
         if callable(self.scoring) and self.multimetric_:
-            self._check_refit_for_multimetric(first)
+            _check_refit_for_multimetric(self, first)
             refit_metric = self.refit
         if self.refit or not self.multimetric_:
-            self.best_index_ = self._select_best_index(
-                self.refit, refit_metric, results
-            )
+            self.best_index_ = _select_best_index(self.refit, refit_metric, results)
             if not callable(self.refit):
                 self.best_score_ = results[f"mean_test_{refit_metric}"][
                     self.best_index_
@@ -196,13 +202,11 @@ class _StackedSearch(BaseSearchCV):
             self.refit_time_ = time.time() - start
             if hasattr(best, "feature_names_in_"):
                 self.feature_names_in_ = best.feature_names_in_
-        self.scorer_ = (
-            scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
-        )
+        self.scorer_ = scorers_by_name(scorers)
         self.cv_results_ = results
         return self
 
-    @available_if(_search_estimator_has("transform"))
+    @available_if(lambda search: hasattr(search, "transform"))
     def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Search, and transform the rows with the best candidate.
 
@@ -237,7 +241,7 @@ class _StackedSearch(BaseSearchCV):
                 f"{type(last).__name__} is no SoftRankMLPClassifier, nor a pipeline "
                 "that ends in one"
             )
-        if getattr(self, "_skl_callbacks", None):
+        if has_callbacks(self):
             return "scikit-learn's callbacks follow each fit by itself"
         return None
 

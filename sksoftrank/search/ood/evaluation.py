@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator
-from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params
 
+from sksoftrank._sklearn import _check_method_params, _safe_split
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, fits_by_parts
 from sksoftrank.ood._rows import score_rows
 from sksoftrank.search._fits import (

@@ -14,16 +14,24 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.samplers import TPESampler
-from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.metrics import get_scorer_names
-from sklearn.model_selection._search import BaseSearchCV, _search_estimator_has
 from sklearn.utils import Tags, assert_all_finite, get_tags, indexable
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_method_params
 
+from sksoftrank._sklearn import (
+    BaseSearchCV,
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_method_params,
+    _fit_context,
+    _get_routed_params_for_fit,
+    _get_scorers,
+    _validate_params,
+)
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
 from sksoftrank.estimators._training_data import draw_seeds
 from sksoftrank.search._fits import last_step, with_params
@@ -348,7 +356,7 @@ class OODSearchCV(BaseSearchCV):
         params: dict[str, Any],
     ) -> None:
         self._check_estimator()
-        scorer, _ = self._get_scorers()
+        scorer, _ = _get_scorers(self)
         if y is None:
             raise ValueError(
                 "y must hold the labels, got None. A search over classifiers requires "
@@ -358,7 +366,7 @@ class OODSearchCV(BaseSearchCV):
         assert_all_finite(y, input_name="y")
         check_classification_targets(y)
         params = _check_method_params(X, params=params)
-        routed = self._get_routed_params_for_fit(params)
+        routed = _get_routed_params_for_fit(self, params)
         base: BaseEstimator = clone(self.estimator)
         space, grid = make_space(self.param_distributions, base), baseline_grid(base)
         seeds = self._seeds()
@@ -494,7 +502,7 @@ class OODSearchCV(BaseSearchCV):
                     "objective='ood'."
                 )
         if is_ours:
-            last._validate_params()
+            _validate_params(last)
 
     def _seeds(self) -> list[int]:
         """Return seeds of the splits and of the fits."""
@@ -541,7 +549,7 @@ class OODSearchCV(BaseSearchCV):
         # The base class's loop, which `fit` does without.
         raise NotImplementedError
 
-    @available_if(_search_estimator_has("transform"))
+    @available_if(lambda search: hasattr(search, "transform"))
     def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Search, and transform the rows with the best configuration.
 
