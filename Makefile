@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
-CORE := estimators compression rank losses net search ood_search ood datasets displays
+CORE := estimators compression rank losses net search ood_search ood datasets displays private_apis
 
 .PHONY: demo test test-kernels test-lowest test-postgres lint bench clean
 

@@ -13,19 +13,17 @@ from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    _fit_context,
 )
 from sklearn.utils import Tags, column_or_1d
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import svd_flip
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
     validate_data,
 )
 from torch import Tensor
 
+from sksoftrank._sklearn import Interval, StrOptions, _check_sample_weight, _fit_context
 from sksoftrank.rank import principal_axes, size_of_share
 
 __all__ = ["RankCompressor"]

@@ -26,16 +26,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, sparse
-from sklearn.base import (
-    BaseEstimator,
-    OneToOneFeatureMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.preprocessing import scale
 from sklearn.utils import check_random_state, gen_batches
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sksoftrank._sklearn import Interval, StrOptions, _fit_context
 
 __all__ = ["CORRUPTIONS", "Corruption"]
 

@@ -183,6 +183,10 @@ def load_table(
            [3., 4.]]), ['x', 'y'], ['a', 'b'])
     """
     path = Path(path)
+    if target is None:
+        raise ValueError(
+            "target must be the name of a column, got None. Pass that of the labels."
+        )
     frame, _ = read_table(path, target, domain)
     features = frame.drop(columns=[c for c in (target, domain) if c is not None])
     if features.shape[1] == 0 or len(features) == 0:

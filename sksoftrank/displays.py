@@ -20,7 +20,7 @@ class TemperatureSweepDisplay:
     Parameters
     ----------
     rows : list of dict
-        From :func:`sksoftrank.inspection.summarize_sweep`.
+        From :func:`sksoftrank.inspection.summarize_sweep`; at least one.
 
     Attributes
     ----------
@@ -55,6 +55,11 @@ class TemperatureSweepDisplay:
     )
 
     def __init__(self, rows: Sequence[Mapping[str, float]]) -> None:
+        if not rows:
+            raise ValueError(
+                f"rows must hold at least one temperature, got {rows!r}. Pass what "
+                "summarize_sweep returns."
+            )
         self.frame_: dict[str, npt.NDArray[np.float64]] = {
             name: np.array([row[name] for row in rows]) for name in rows[0]
         }

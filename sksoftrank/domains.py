@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Iterator
 from itertools import combinations
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import BaseCrossValidator
-from sklearn.model_selection._split import GroupsConsumerMixin
 from sklearn.utils import check_array, check_random_state, indexable
 from sklearn.utils.multiclass import type_of_target
 
@@ -23,7 +22,7 @@ __all__ = ["DomainSplit"]
 Array = npt.NDArray[Any]
 
 
-class DomainSplit(GroupsConsumerMixin, BaseCrossValidator):
+class DomainSplit(BaseCrossValidator):
     """Test on each domain in turn, train on others, set some of their rows aside.
 
     A domain is where or when a row comes from: a month, a site, a sensor; it is passed
@@ -64,6 +63,8 @@ class DomainSplit(GroupsConsumerMixin, BaseCrossValidator):
     >>> cross_val_score(DummyClassifier(), X, y, groups=month, cv=cv)
     array([0.5, 0.5])
     """
+
+    __metadata_request__split: ClassVar = {"groups": True}
 
     def __init__(
         self,

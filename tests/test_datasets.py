@@ -380,6 +380,8 @@ def test_unknown_column(tmp_path):
         load_table(path, "label", domain="z")
     with pytest.raises(ValueError, match="It has: whole, site, real, label, yes"):
         load_table(path, "z")
+    with pytest.raises(ValueError, match="target must be the name of a column, got No"):
+        load_table(path, None)
 
 
 def test_long_lists_of_columns_are_shortened(tmp_path):

@@ -40,6 +40,11 @@ def test_frame_has_the_columns_of_the_rows():
         np.testing.assert_array_equal(display.frame_[f"{name}_interval"], 0.02)
 
 
+def test_no_rows_are_refused():
+    with pytest.raises(ValueError, match=r"rows must hold at least one .*, got \[\]"):
+        TemperatureSweepDisplay([])
+
+
 def test_default_makes_a_figure():
     display = TemperatureSweepDisplay(rows())
     assert not hasattr(display, "figure_")

@@ -37,7 +37,9 @@ SECTIONS = {"PR01", "RT01", "YD01"}
 def public_objects():
     """Return every public class and function by the module that defines it."""
     found = {}
-    for module in map(importlib.import_module, MODULES):
+    # Private modules pass on what is private to other libraries.
+    public = [name for name in MODULES if not name.split(".")[-1].startswith("_")]
+    for module in map(importlib.import_module, public):
         for name in getattr(module, "__all__", ()):
             obj = getattr(module, name)
             if inspect.isclass(obj) or inspect.isfunction(obj):

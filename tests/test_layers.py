@@ -13,6 +13,11 @@ import sksoftrank
 PACKAGE = Path(sksoftrank.__file__).parent
 
 FLOORS = {
+    "_joblib": -1,
+    "_optuna": -1,
+    "_sklearn": -1,
+    "_skorch": -1,
+    "_torch": -1,
     "rank": 0,
     "theory": 0,
     "shifts": 0,
@@ -35,8 +40,14 @@ FLOORS = {
     "displays": 5,
     "__main__": 6,
 }
-# What floor 0 may import from outside: it serves people without the rest.
+# What the lowest floors may import from outside: the cellar holds a library's private
+# names in each file, and floor 0 serves people without the rest.
 OUTSIDE = {
+    "_joblib": {"joblib"},
+    "_optuna": {"optuna"},
+    "_sklearn": {"sklearn"},
+    "_skorch": {"skorch"},
+    "_torch": {"torch"},
     "rank": {"numpy", "scipy"},
     "theory": {"numpy", "scipy"},
     "shifts": {"narwhals", "numpy", "scipy", "sklearn"},

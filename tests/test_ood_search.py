@@ -1283,7 +1283,8 @@ def test_a_digest_is_the_same_in_another_process():
     code = (
         "import numpy as np, pandas as pd\n"
         "from sksoftrank.search.ood.fingerprint import digest\n"
-        "data = [np.eye(3), pd.DataFrame({'a': ['u', 'v']}), {'x': {1}, 'y': object}]"
+        "mixed = {*'abcdefgh', None}\n"
+        "data = [np.eye(3), pd.DataFrame({'a': ['u', 'v']}), {'x': mixed, 'y': object}]"
     )
     scope = {}
     exec(code, scope)

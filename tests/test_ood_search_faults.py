@@ -25,8 +25,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
 
+from sksoftrank._optuna import optimize_loop
 from sksoftrank.search.ood import storage as storages
-from sksoftrank.search.ood._optuna import optimize_loop, stop_requested
 from sksoftrank.search.ood.study import (
     BASELINE,
     ERROR,
@@ -506,18 +506,3 @@ def test_a_server_that_does_not_come_back(server, monkeypatch):
     search.set_params(study_callbacks=None).fit(*make_data())
     assert search.n_trials_ == N_TRIALS
     assert len(finished(server.url, "gone")) == N_TRIALS
-
-
-# -- What Optuna does not promise ------------------------------------------------------
-
-
-def test_the_private_names_of_optuna():
-    study = optuna.create_study()
-    for name in ("_stop_flag", "_thread_local"):
-        assert hasattr(study, name), f"optuna.Study.{name} is gone: see ood/_optuna.py"
-    with optimize_loop(study):
-        assert not stop_requested(study)
-        study.stop()  # Raises where the loop is not taken for one.
-        assert stop_requested(study)
-    with pytest.raises(RuntimeError):
-        study.stop()

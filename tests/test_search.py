@@ -878,7 +878,7 @@ def test_processes_are_started_only_where_they_save_more(
     X, y = data
     monkeypatch.setattr("sksoftrank.search._jobs.START_SECONDS", 4.0)
     executor = object() if are_started else None
-    monkeypatch.setattr("sksoftrank.search._jobs.reusable_executor._executor", executor)
+    monkeypatch.setattr("sksoftrank._joblib.reusable_executor._executor", executor)
     jobs = [Job(0, {}, split, np.arange(90)) for split in range(4)]
 
     def n_jobs(given):

@@ -11,20 +11,19 @@ from sklearn.base import (
     BaseEstimator,
     MetaEstimatorMixin,
     OutlierMixin,
-    _fit_context,
     clone,
     is_classifier,
 )
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags, get_tags
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import (
     check_consistent_length,
     check_is_fitted,
     column_or_1d,
 )
 
+from sksoftrank._sklearn import HasMethods, Interval, StrOptions, _fit_context
 from sksoftrank.detectors._methods import METHODS
 from sksoftrank.detectors._rows import Codes, FloatArray, Rows
 from sksoftrank.ood import threshold_at_tpr

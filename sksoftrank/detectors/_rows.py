@@ -12,11 +12,10 @@ import numpy.typing as npt
 import torch
 from scipy import linalg
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model._base import LinearClassifierMixin
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 
+from sksoftrank._sklearn import BaseSearchCV, LinearClassifierMixin
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
 from sksoftrank.rank import EPS
 

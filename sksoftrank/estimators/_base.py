@@ -15,14 +15,18 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import _fit_context
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import validate_parameter_constraints
-from sklearn.utils.multiclass import _check_partial_fit_first_call
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
 from torch import Tensor
 
+from sksoftrank._sklearn import (
+    _check_partial_fit_first_call,
+    _check_sample_weight,
+    _fit_context,
+    validate_parameter_constraints,
+)
+from sksoftrank._torch import uncompiled
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._inference import InferenceMixin
@@ -362,7 +366,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         """Start a net from the weights of the previous fit."""
         weights = self.module_.state_dict()
         # Not of torch.compile's wrapper, whose names have a prefix.
-        module: Any = getattr(net.module_, "_orig_mod", net.module_)
+        module = uncompiled(net.module_)
         own = module.state_dict()
         if {k: v.shape for k, v in own.items()} != {
             k: v.shape for k, v in weights.items()

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from scipy import sparse
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
 from sklearn.utils import _safe_indexing
-from sklearn.utils._missing import is_scalar_nan
-from sklearn.utils.validation import _num_features
+
+from sksoftrank._sklearn import _num_features, is_scalar_nan
 
 Array = npt.NDArray[Any]
 _CATEGORICAL = (nw.Boolean, nw.Categorical, nw.Enum, nw.String)

@@ -15,13 +15,12 @@ from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    _fit_context,
     clone,
 )
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from sksoftrank._sklearn import Interval, StrOptions, _fit_context, _validate_params
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._inference import StreamScoreMixin
@@ -186,7 +185,7 @@ class SoftRankEnsembleClassifier(
     def _fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> None:
         # All members read their input alike: the first to do so is none of them.
         reader = clone(self._base())
-        reader._validate_params()
+        _validate_params(reader)
         if not is_stream(X, y):  # Once for all members.
             X = reader._architecture().input.as_frame(X)
         validated: dict[Any, Any] = {}
@@ -230,7 +229,7 @@ class SoftRankEnsembleClassifier(
             member = clone(self._base()).set_params(random_state=seed)
             if temperature is not None:
                 member.set_params(temperature=temperature)
-            member._validate_params()
+            _validate_params(member)
             members.append(member)
         return members
 

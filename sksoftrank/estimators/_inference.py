@@ -21,6 +21,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from sksoftrank._torch import uncompiled
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._input import InputReader
 from sksoftrank.estimators._sources import count_rows, is_stream
@@ -110,7 +111,7 @@ class InferenceMixin(
                 f"This {type(self).__name__} has no module_ before it is fitted."
             ) from None
         # torch.compile wraps a network, whose parameters stay those of the original.
-        return getattr(network, "_orig_mod", network)
+        return uncompiled(network)
 
     def _validate_rows(self, X: Any) -> Any:
         """Return the rows as a matrix, or as what yields it in chunks."""

@@ -16,11 +16,11 @@ import torch
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_X_y
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, validate_data
 from torch.utils.data import DataLoader
 
+from sksoftrank._sklearn import StrOptions
 from sksoftrank.estimators._categories import CategoryEncoder
 from sksoftrank.estimators._sources import as_frame, is_arrow, is_stream, open_stream
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Unpack
 
-from sklearn.utils._param_validation import Interval, StrOptions
-
+from sksoftrank._sklearn import Interval, StrOptions
 from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._categories import OneHotCategories

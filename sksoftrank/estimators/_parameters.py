@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, TypedDict, Unpack, get_type_hints
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
+from sksoftrank._sklearn import HasMethods, Interval, StrOptions
 from sksoftrank.losses import TemperatureSchedule
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {

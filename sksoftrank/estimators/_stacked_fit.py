@@ -11,6 +11,7 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import Parallel, delayed
 from skorch.callbacks import Callback
 
+from sksoftrank._sklearn import _validate_params
 from sksoftrank.estimators._base import (
     BaseSoftRankClassifier,
     Training,
@@ -84,7 +85,7 @@ def fit_stacked(
             if not fits_by_parts(estimator):
                 estimator.fit(fit.X, fit.y, **fit.params)
                 continue
-            estimator._validate_params()
+            _validate_params(estimator)
             training = estimator._prepare(
                 fit.X, fit.y, **fit.params, validated=validated
             )

@@ -13,9 +13,9 @@ from scipy import sparse
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight
 from torch.utils.data import Subset
 
+from sksoftrank._sklearn import _check_sample_weight
 from sksoftrank.estimators._input import check_range
 from sksoftrank.estimators._sources import is_arrow
 from sksoftrank.training import InMemoryDataset, StreamDataset

@@ -7,8 +7,7 @@ from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Unpack
 
-from sklearn.utils._param_validation import Interval
-
+from sksoftrank._sklearn import Interval
 from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._categories import CategoryEncoder

@@ -19,6 +19,7 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from sksoftrank._sklearn import _validate_params
 from sksoftrank.ood._calibration import (
     as_proba,
     calibration_error,
@@ -261,7 +262,7 @@ def _shift_rows(shift: Any, severity: int, X: Any, seed: int) -> Any:
         check_is_fitted(own)
     except NotFittedError:
         own.fit(X)
-    own._validate_params()  # Nothing else checks the severity of a fitted one.
+    _validate_params(own)  # Nothing else checks the severity of a fitted one.
     # The estimator may know the columns by name.
     return put_columns(X, own.transform(X))
 

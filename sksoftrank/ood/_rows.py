@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.dummy import DummyClassifier
-from sklearn.metrics._scorer import _BaseScorer
+
+from sksoftrank._sklearn import _BaseScorer, reads_columns, with_labels
 
 
 def score_rows(scorer: Any, estimator: Any, X: Any, y: Any, **params: Any) -> float:
@@ -26,17 +25,13 @@ def score_rows(scorer: Any, estimator: Any, X: Any, y: Any, **params: Any) -> fl
         If the metric reads columns, and rows are of a class that has none.
     """
     classes = getattr(estimator, "classes_", None)
-    is_metric = isinstance(scorer, _BaseScorer)
-    if classes is not None and is_metric and scorer._response_method != "predict":
+    if classes is not None and reads_columns(scorer):
         unknown = np.setdiff1d(y, classes)
         if unknown.size:
             raise ValueError(
                 f"y must hold classes that the estimator knows, got {unknown.tolist()}."
             )
-        given = scorer._kwargs | params
-        if "labels" in signature(scorer._score_func).parameters.keys() - given.keys():
-            scorer = copy.copy(scorer)
-            scorer._kwargs = scorer._kwargs | {"labels": classes}
+        scorer = with_labels(scorer, classes, params)
     return float(scorer(estimator, X, y, **params))
 
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import get_scorer
 from sklearn.utils import _safe_indexing, indexable
-from sklearn.utils.validation import _num_samples, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
+from sksoftrank._sklearn import _num_samples
 from sksoftrank.ood._rows import score_rows, undefined_on, why_undefined
 
 Scorer = Callable[..., float]

@@ -6,10 +6,14 @@ import time
 from typing import Any
 
 from sklearn.base import BaseEstimator
-from sklearn.model_selection._search import BaseSearchCV, _search_estimator_has
 from sklearn.utils import Bunch, Tags, assert_all_finite, get_tags, indexable
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_method_params
+
+from sksoftrank._sklearn import (
+    BaseSearchCV,
+    _check_method_params,
+    _get_routed_params_for_fit,
+)
 
 
 class BaseNetworkSearchCV(BaseSearchCV):
@@ -25,7 +29,7 @@ class BaseNetworkSearchCV(BaseSearchCV):
             )
         assert_all_finite(y, input_name="y")
         params = _check_method_params(X, params=params)
-        return X, y, self._get_routed_params_for_fit(params)
+        return X, y, _get_routed_params_for_fit(self, params)
 
     def _refit(
         self, best: BaseEstimator, X: Any, y: Any, fit_params: dict[str, Any]
@@ -37,7 +41,7 @@ class BaseNetworkSearchCV(BaseSearchCV):
         if hasattr(best, "feature_names_in_"):
             self.feature_names_in_ = best.feature_names_in_
 
-    @available_if(_search_estimator_has("transform"))
+    @available_if(lambda search: hasattr(search, "transform"))
     def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Search, and transform the rows with the best candidate.
 

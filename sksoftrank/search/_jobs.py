@@ -11,14 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from joblib import effective_n_jobs
-from joblib._parallel_backends import LokyBackend
-from joblib.externals.loky import reusable_executor
-from joblib.parallel import get_active_backend
+from joblib.parallel import LokyBackend, get_active_backend
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils.metaestimators import _safe_split
-from sklearn.utils.validation import _check_method_params
 
+from sksoftrank._joblib import are_processes_started
+from sksoftrank._sklearn import _check_method_params, _safe_split, _validate_params
 from sksoftrank.estimators._stacked_fit import (
     PendingFit,
     fit_stacked,
@@ -177,7 +175,7 @@ class StackPlanner:
         if not fits_by_parts(last):
             return None, f"the candidate ends in {type(last).__name__}"
         try:
-            last._validate_params()
+            _validate_params(last)
             net = last._sketch_net(self.n_classes, n_rows)
             reason = unsupported_reason(net)
         except (ValueError, TypeError):  # Its fit will say so.
@@ -297,8 +295,7 @@ def _choose_n_jobs(n_jobs: int | None, seconds: float) -> int | None:
     By what the trainings take by their shapes, and never by the clock.
     """
     n_workers = effective_n_jobs(n_jobs)
-    are_started = getattr(reusable_executor, "_executor", None) is not None
-    if n_workers == 1 or are_started:
+    if n_workers == 1 or are_processes_started():
         return n_jobs
     starts_processes = isinstance(get_active_backend()[0], LokyBackend)
     saved = seconds * (1 - 1 / n_workers)

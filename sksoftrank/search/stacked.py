@@ -10,15 +10,22 @@ from typing import Any, Self
 
 import numpy.typing as npt
 from joblib import effective_n_jobs
-from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
-from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
-from sklearn.model_selection._validation import (
-    _fit_and_score,
-    _insert_error_scores,
-    _warn_or_raise_about_fit_failures,
-)
 
+from sksoftrank._sklearn import (
+    _check_refit_for_multimetric,
+    _fit_and_score,
+    _fit_context,
+    _format_results,
+    _get_scorers,
+    _init_callback_context,
+    _insert_error_scores,
+    _select_best_index,
+    _warn_or_raise_about_fit_failures,
+    has_callbacks,
+    scorers_by_name,
+)
 from sksoftrank.estimators import BaseSoftRankClassifier
 from sksoftrank.search._base import BaseNetworkSearchCV
 from sksoftrank.search._jobs import (
@@ -69,7 +76,7 @@ class _StackedSearch(BaseNetworkSearchCV):
             self.fallback_reason_: str | None = reason
             return super().fit(X, y, **params)
 
-        scorers, refit_metric = self._get_scorers()
+        scorers, refit_metric = _get_scorers(self)
         X, y, routed = self._read(X, y, params)
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         self.n_splits_ = cv.get_n_splits(X, y, **routed.splitter.split)
@@ -151,10 +158,10 @@ class _StackedSearch(BaseNetworkSearchCV):
             out.extend(new)
             for key, value in (more_results or {}).items():
                 more.setdefault(key, []).extend(value)
-            results = self._format_results(candidates, self.n_splits_, out, more)
+            results = _format_results(self, candidates, self.n_splits_, out, more)
             return results
 
-        context = self._init_callback_context(max_subtasks=1)
+        context = _init_callback_context(self, max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self)
         self._run_search(evaluate, callback_ctx=context)
         context.call_on_fit_task_end(estimator=self)
@@ -164,12 +171,10 @@ class _StackedSearch(BaseNetworkSearchCV):
         first = out[0]["test_scores"]
         self.multimetric_ = isinstance(first, dict)
         if callable(self.scoring) and self.multimetric_:
-            self._check_refit_for_multimetric(first)
+            _check_refit_for_multimetric(self, first)
             refit_metric = self.refit
         if self.refit or not self.multimetric_:
-            self.best_index_ = self._select_best_index(
-                self.refit, refit_metric, results
-            )
+            self.best_index_ = _select_best_index(self.refit, refit_metric, results)
             if not callable(self.refit):
                 self.best_score_ = results[f"mean_test_{refit_metric}"][
                     self.best_index_
@@ -178,9 +183,7 @@ class _StackedSearch(BaseNetworkSearchCV):
         if self.refit:
             best = with_params(base_estimator, self.best_params_)
             self._refit(best, X, y, routed.estimator.fit)
-        self.scorer_ = (
-            scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
-        )
+        self.scorer_ = scorers_by_name(scorers)
         self.cv_results_ = results
         return self
 
@@ -192,7 +195,7 @@ class _StackedSearch(BaseNetworkSearchCV):
                 f"{type(last).__name__} is no SoftRankMLPClassifier, nor a pipeline "
                 "that ends in one"
             )
-        if getattr(self, "_skl_callbacks", None):
+        if has_callbacks(self):
             return "scikit-learn's callbacks follow each fit by itself"
         return None
 

@@ -20,6 +20,8 @@ from skorch.callbacks import (
 from torch import nn
 from tqdm.auto import tqdm
 
+from sksoftrank._skorch import optimizer_names
+from sksoftrank._torch import has_hooks
 from sksoftrank.losses import TemperatureCrossEntropyLoss
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import DTYPE, borrowed_globals
@@ -210,10 +212,7 @@ def _can_be_stacked(net: Any, member: Member) -> bool:
         and not net.has_optimizer_  # Its state is to be gone on with.
         and isinstance(member.batches, InMemoryBatches)
         and all(p.requires_grad and p.dtype == DTYPE for p in net.module_.parameters())
-        and not any(
-            layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
-            for layer in net.module_.modules()
-        )
+        and not any(map(has_hooks, net.module_.modules()))
     )
 
 
@@ -250,7 +249,7 @@ def _autograd_steps(net: Any, member: Member, stop: StopFlag | None) -> Steps:
     is_whole = (
         acts_on_batches(net, training=True) is not None
         or bool(member.forward_params)
-        or net._optimizers != ["optimizer"]
+        or optimizer_names(net) != ["optimizer"]
         or isinstance(net.optimizer_, torch.optim.LBFGS)
     )
     return AutogradSteps(

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils._metadata_requests import _routing_enabled, process_routing
+from sklearn import get_config
+from sklearn.utils.metadata_routing import process_routing
 from skorch import NeuralNetClassifier
 from skorch.callbacks import (
     Callback,
@@ -23,8 +24,9 @@ from skorch.callbacks import (
 from skorch.dataset import unpack_data
 from skorch.utils import is_dataset, to_numpy, to_tensor
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from sksoftrank._skorch import _initialize_optimizer
+from sksoftrank._torch import _BatchNorm
 from sksoftrank.losses import (
     TemperatureCrossEntropyLoss,
     as_schedule,
@@ -278,7 +280,7 @@ class SoftRankNet(NeuralNetClassifier):
             self.__dict__["optimizer_"] = None
             self.initialized_ = False  # Or skorch would say that it is built again.
             try:
-                self._initialize_optimizer()
+                _initialize_optimizer(self)
             finally:
                 self.initialized_ = True
 
@@ -474,7 +476,7 @@ class SoftRankNet(NeuralNetClassifier):
             )
         epochs = self.max_epochs if epochs is None else epochs
         split_params = params
-        if _routing_enabled():
+        if get_config()["enable_metadata_routing"]:
             routed = process_routing(self, routing_method, **params)
             split_params = routed.get("splitter", {"split": {}})["split"]
         train, valid = self.get_split_datasets(X, y, **split_params)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sksoftrank import _torch
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import Dropout, InputScale
 from sksoftrank.modules._mlp import NORMALIZATIONS
@@ -23,25 +24,24 @@ ALIGNMENT = 16
 # formula.
 _LOOP = 64
 
-_aten = torch.ops.aten
 # Activation from input to output, which may be the same tensor, and its gradient from
 # the gradient after it and the output, or for those in _FROM_INPUT the input.
 ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "relu": (
         lambda a, h: torch.relu_(a),
-        lambda g, h: _aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
+        lambda g, h: _torch.threshold_backward(g, h, 0, grad_input=g),
     ),
     "tanh": (
         lambda a, h: torch.tanh_(a),
-        lambda g, h: _aten.tanh_backward.grad_input(g, h, grad_input=g),
+        lambda g, h: _torch.tanh_backward(g, h, grad_input=g),
     ),
     "gelu": (
-        lambda a, h: _aten.gelu.out(a, out=h),
-        lambda g, a: _aten.gelu_backward.grad_input(g, a, grad_input=g),
+        lambda a, h: _torch.gelu(a, out=h),
+        lambda g, a: _torch.gelu_backward(g, a, grad_input=g),
     ),
     "silu": (
-        lambda a, h: _aten.silu.out(a, out=h),
-        lambda g, a: _aten.silu_backward.grad_input(g, a, grad_input=g),
+        lambda a, h: _torch.silu(a, out=h),
+        lambda g, a: _torch.silu_backward(g, a, grad_input=g),
     ),
 }
 _FROM_INPUT = {"gelu", "silu"}
@@ -294,11 +294,11 @@ class Propagation:
         if self.temperature is not None:
             logits = torch.div(logits, self.temperature, out=self.scaled)
         own = log_p if log_p.is_contiguous() else self.log_p
-        torch._log_softmax(logits, 2, False, out=own)
+        torch.log_softmax(logits, 2, out=own)
         if own is not log_p:
             log_p.copy_(own)
         raw = self.logit_gradient
-        torch._log_softmax_backward_data(target, own, 2, torch.float32, out=raw)
+        _torch.log_softmax_backward(target, own, 2, torch.float32, out=raw)
         if self.temperature is not None:
             torch.div(raw, self.temperature, out=g)
         elif raw is not g:

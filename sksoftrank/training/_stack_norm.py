@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-_aten = torch.ops.aten
+from sksoftrank import _torch
+
 _ALL = [True, True, True]
 
 
@@ -56,14 +56,14 @@ class StackedNormalization:
                 shape = list(layer.normalized_shape)
                 mean, rstd = x.new_empty(2, x.shape[1], 1)
                 forward = partial(
-                    _aten.native_layer_norm.out,
+                    _torch.layer_norm,
                     *(x[k], shape, *affine, layer.eps),
                     out0=y[k],
                     out1=mean,
                     out2=rstd,
                 )
                 backward = partial(
-                    _aten.native_layer_norm_backward.out,
+                    _torch.layer_norm_backward,
                     *(y_grad[k], x[k], shape, mean, rstd, *affine, _ALL),
                     **outs,
                 )
@@ -72,14 +72,14 @@ class StackedNormalization:
                 moments = layer.running_mean, layer.running_var
                 mean, rstd = x.new_empty(2, x.shape[2])
                 forward = partial(
-                    _aten.native_batch_norm.out,
+                    _torch.batch_norm,
                     *(x[k], *affine, *moments, True, layer.momentum, layer.eps),
                     out=y[k],
                     save_mean=mean,
                     save_invstd=rstd,
                 )
                 backward = partial(
-                    _aten.native_batch_norm_backward.out,
+                    _torch.batch_norm_backward,
                     *(y_grad[k], x[k], affine[0], *moments, mean, rstd),
                     *(True, layer.eps, _ALL),
                     **outs,

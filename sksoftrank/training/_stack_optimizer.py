@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sksoftrank import _torch
 from sksoftrank.training._stack import Stack
 from sksoftrank.training._stack_loss import EpochSettings
 
@@ -80,13 +81,13 @@ class FusedOptimizer:
         if kind is torch.optim.SGD:
             n_states = 1 if options["momentum"] else 0
             self._kernel = self._sgd
-            self._fused: Callable[..., None] = torch._fused_sgd_
+            self._fused: Callable[..., None] = _torch.fused_sgd
             self._options = {**options, "dampening": 0.0}
         else:
             n_states = 2
             self._kernel = self._adam
             self._fused = (
-                torch._fused_adam_ if kind is torch.optim.Adam else torch._fused_adamw_
+                _torch.fused_adam if kind is torch.optim.Adam else _torch.fused_adamw
             )
             beta1, beta2 = options["betas"]
             self._options = {

@@ -13,15 +13,11 @@ import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.model_selection import StratifiedKFold, check_cv
-from sklearn.utils import check_consistent_length, indexable
-from sklearn.utils._indexing import _safe_indexing
+from sklearn.utils import _safe_indexing, check_consistent_length, indexable
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    _check_method_params,
-    _num_samples,
-    assert_all_finite,
-)
+from sklearn.utils.validation import assert_all_finite
 
+from sksoftrank._sklearn import _check_method_params, _num_samples
 from sksoftrank.ood._rows import undefined_on, why_undefined
 from sksoftrank.shifts import put_columns, shift_name
 

@@ -12,8 +12,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import rankdata
 from sklearn.exceptions import FitFailedWarning
-from sklearn.model_selection._search import _yield_masked_array_for_each_param
 
+from sksoftrank._sklearn import _yield_masked_array_for_each_param
 from sksoftrank.search.ood.choice import (
     Criterion,
     FloatArray,

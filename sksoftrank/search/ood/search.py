@@ -16,13 +16,20 @@ import optuna
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 from sklearn import get_config
-from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.metrics import get_scorer_names
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter
 from sklearn.utils.multiclass import check_classification_targets
 
+from sksoftrank._sklearn import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _fit_context,
+    _get_scorers,
+    _validate_params,
+)
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
 from sksoftrank.estimators._training_data import draw_seeds
 from sksoftrank.search._base import BaseNetworkSearchCV
@@ -52,7 +59,7 @@ from sksoftrank.search.ood.storage import (
     release,
     storage_errors,
 )
-from sksoftrank.search.ood.study import QUEUED, StudyLoop, open_study
+from sksoftrank.search.ood.study import QUEUED, StudyLoop, open_study, quiet
 
 _STUDY_NAME = "OODSearchCV"
 
@@ -395,7 +402,7 @@ class OODSearchCV(BaseNetworkSearchCV):
         params: dict[str, Any],
     ) -> None:
         self._check_estimator()
-        scorer, _ = self._get_scorers()
+        scorer, _ = _get_scorers(self)
         X, y, routed = self._read(X, y, params)
         check_classification_targets(y)
         base: BaseEstimator = clone(self.estimator)
@@ -418,7 +425,8 @@ class OODSearchCV(BaseNetworkSearchCV):
         )
         plan = keep_defined(plan, y, scorer, self.scoring)
         space = make_space(self.param_distributions, base, len(plan.splits[0].train))
-        queue = default_queue(self.param_distributions, base, space)
+        with quiet():
+            queue = default_queue(self.param_distributions, base, space)
         n_finalists = self._check_budget(queue)
         queue = dict(list(queue.items())[: self.n_trials])
         criterion = Criterion(self.ood_weight, self.aggregate)
@@ -630,7 +638,7 @@ class OODSearchCV(BaseNetworkSearchCV):
                     "objective='ood'."
                 )
         if is_ours:
-            last._validate_params()
+            _validate_params(last)
 
     def _seeds(self) -> list[int]:
         """Return seeds of the splits and of the fits."""

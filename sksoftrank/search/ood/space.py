@@ -6,6 +6,8 @@ import difflib
 import inspect
 import math
 import re
+import reprlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,8 +23,9 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import FrozenTrial, Trial
-from scipy.stats._distn_infrastructure import rv_discrete_frozen, rv_frozen
+from scipy import stats
 
+from sksoftrank._optuna import optimize_loop
 from sksoftrank.estimators import (
     BaseSoftRankClassifier,
     SoftRankEnsembleClassifier,
@@ -31,7 +34,6 @@ from sksoftrank.estimators import (
 from sksoftrank.estimators._recipe import MODERATE, Strength
 from sksoftrank.losses import as_schedule
 from sksoftrank.search._jobs import last_step, step_prefix
-from sksoftrank.search.ood._optuna import optimize_loop
 
 Params = dict[str, Any]
 AnyTrial = Trial | FrozenTrial
@@ -144,7 +146,9 @@ class _Dimension:
 def _dimension(name: str, given: Any) -> _Dimension:
     if isinstance(given, BaseDistribution):
         return _Dimension(given, _same, repr(given))
-    if isinstance(given, rv_frozen):
+    if isinstance(
+        getattr(given, "dist", None), stats.rv_continuous | stats.rv_discrete
+    ):
         return _scipy_dimension(name, given)
     if isinstance(given, np.ndarray):
         given = given.tolist()
@@ -180,7 +184,7 @@ def _list_dimension(values: Sequence[Any]) -> _Dimension:
 def _scipy_dimension(name: str, given: Any) -> _Dimension:
     low, high = given.support()
     text = f"{given.dist.name}{given.args}{sorted(given.kwds.items())}"
-    if isinstance(given, rv_discrete_frozen):
+    if isinstance(given.dist, stats.rv_discrete):
         if given.dist.name == "randint":
             return _Dimension(IntDistribution(int(low), int(high)), _same, text)
         return _quantiles(given, int, text)
@@ -426,6 +430,23 @@ def _wanted(estimator: Any, params: Params) -> Params:
     }
 
 
+class _StableRepr(reprlib.Repr):
+    """`repr` of all there is, with sets and dictionaries in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in vars(self):
+            if name.startswith("max"):
+                setattr(self, name, sys.maxsize)
+
+    def repr_set(self, x: Any, level: int) -> str:
+        # Items that can't be compared, too, such as a text and None.
+        items = sorted(self.repr1(item, level - 1) for item in x)
+        return f"{type(x).__name__}({{{', '.join(items)}}})"
+
+    repr_frozenset = repr_set
+
+
 def stable_repr(value: Any) -> str:
     """Return a representation without addresses, the same in every process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", _StableRepr().repr(value))

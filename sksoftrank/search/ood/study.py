@@ -30,8 +30,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm.auto import tqdm
 
+from sksoftrank._optuna import optimize_loop, stop_requested
 from sksoftrank.search.ood import storage as storages
-from sksoftrank.search.ood._optuna import optimize_loop, stop_requested
 from sksoftrank.search.ood.choice import Criterion, Outcome
 from sksoftrank.search.ood.evaluation import Evaluation, TrialScores
 from sksoftrank.search.ood.space import BASELINE, Params, Queued, Space

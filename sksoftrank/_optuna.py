@@ -1,4 +1,4 @@
-"""The two private names of Optuna's that the search leans on.
+"""The two private names of Optuna's that the package leans on.
 
 `Study.stop` works within `Study.optimize` only, which runs one trial at a time. Our
 loop asks for batches, and says that it is one.
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from optuna import Study
+
+__all__ = ["optimize_loop", "stop_requested"]
 
 
 @contextmanager

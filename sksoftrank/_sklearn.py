@@ -1,0 +1,113 @@
+"""The private names of scikit-learn that the package leans on, all of them.
+
+Its developers' guide tells third parties to check parameters by constraints, but the
+classes for that are private; so are the checks of weights, fit parameters and classes
+that its own estimators make. The searches are scikit-learn's but for who trains, and
+fill in the rest, step by step, with its own. A metric is hidden in its scorer.
+
+Where a subclass must define or override a private name, that stands in the subclass:
+``_parameter_constraints``, ``_n_features_out``, ``_run_search``.
+"""
+
+from copy import copy
+from inspect import signature
+from typing import Any
+
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.linear_model._base import LinearClassifierMixin
+from sklearn.metrics._scorer import _BaseScorer, _MultimetricScorer
+from sklearn.model_selection._search import (
+    BaseSearchCV,
+    _yield_masked_array_for_each_param,
+)
+from sklearn.model_selection._validation import (
+    _fit_and_score,
+    _insert_error_scores,
+    _warn_or_raise_about_fit_failures,
+)
+from sklearn.utils._missing import is_scalar_nan
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils.validation import (
+    _check_method_params,
+    _check_sample_weight,
+    _num_features,
+    _num_samples,
+)
+
+__all__ = [
+    "BaseSearchCV",
+    "HasMethods",
+    "Interval",
+    "LinearClassifierMixin",
+    "StrOptions",
+    "_BaseScorer",
+    "_check_method_params",
+    "_check_partial_fit_first_call",
+    "_check_refit_for_multimetric",
+    "_check_sample_weight",
+    "_fit_and_score",
+    "_fit_context",
+    "_format_results",
+    "_get_routed_params_for_fit",
+    "_get_scorers",
+    "_init_callback_context",
+    "_insert_error_scores",
+    "_num_features",
+    "_num_samples",
+    "_safe_split",
+    "_select_best_index",
+    "_validate_params",
+    "_warn_or_raise_about_fit_failures",
+    "_yield_masked_array_for_each_param",
+    "has_callbacks",
+    "is_scalar_nan",
+    "reads_columns",
+    "scorers_by_name",
+    "validate_parameter_constraints",
+    "with_labels",
+]
+
+# Methods, of which all but `_select_best_index` take the estimator or search first.
+_validate_params = BaseEstimator._validate_params
+_check_refit_for_multimetric = BaseSearchCV._check_refit_for_multimetric
+_format_results = BaseSearchCV._format_results
+_get_routed_params_for_fit = BaseSearchCV._get_routed_params_for_fit
+_get_scorers = BaseSearchCV._get_scorers
+_init_callback_context = BaseSearchCV._init_callback_context
+_select_best_index = BaseSearchCV._select_best_index
+
+
+def has_callbacks(estimator: BaseEstimator) -> bool:
+    """Return whether scikit-learn's callbacks were set on an estimator."""
+    return bool(getattr(estimator, "_skl_callbacks", None))
+
+
+def scorers_by_name(scorers: Any) -> Any:
+    """Return the scorers of several metrics in a dictionary; another as it is."""
+    return scorers._scorers if isinstance(scorers, _MultimetricScorer) else scorers
+
+
+def reads_columns(scorer: Any) -> bool:
+    """Return whether a scorer is of a metric of probabilities or decision values."""
+    return isinstance(scorer, _BaseScorer) and scorer._response_method != "predict"
+
+
+def with_labels(scorer: Any, labels: Any, given: Any) -> Any:
+    """Return a metric's scorer that names all labels, if the metric asks for them.
+
+    Unless the scorer or the parameters `given` beside name them already.
+    """
+    kwargs = scorer._kwargs
+    takes = signature(scorer._score_func).parameters
+    if "labels" not in takes.keys() - kwargs.keys() - given.keys():
+        return scorer
+    own = copy(scorer)
+    own._kwargs = kwargs | {"labels": labels}
+    return own
