@@ -10,7 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing, suppress
+import time
+from contextlib import ExitStack, closing, contextmanager, suppress
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from _ood_workers import N_TRIALS, finished, make_data, make_search
+from _ood_workers import N_TRIALS, finished, make_data, make_search, work
 from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -36,16 +37,17 @@ from sksoftrank.search.ood.study import (
 )
 
 WORKERS = Path(__file__).with_name("_ood_workers.py")
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run_rounds(storage, n_rounds):
     """Kill a worker in each round; hold what is left against what must be."""
     done = subprocess.run(
-        [sys.executable, WORKERS, storage, str(n_rounds), "0"],
+        [sys.executable, WORKERS, "rounds", storage, str(n_rounds), "0"],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ONE_THREAD,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -65,6 +67,71 @@ def run_rounds(storage, n_rounds):
 
 def test_killed_workers(tmp_path):
     run_rounds(str(tmp_path / "study.db"), 10)
+
+
+class Worker:
+    """A process that works on a study once it is let go, and is not left behind."""
+
+    def __init__(self, storage, n_trials=N_TRIALS):
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", WORKERS, "work", storage, str(n_trials)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=ONE_THREAD,
+        )
+
+    def go(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def report(self):
+        out, _ = self.process.communicate(timeout=300)
+        assert self.process.returncode == 0
+        return json.loads(out)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextmanager
+def served(storage):
+    """Run Optuna's gRPC proxy before a storage; give its name."""
+    port = free_port()
+    code = (
+        "from optuna.storages import get_storage, run_grpc_proxy_server as run\n"
+        f"run(get_storage({storage!r}), host='127.0.0.1', port={port})"
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
+    try:
+        yield f"grpc:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("kind", ["journal", "grpc"])
+def test_workers_on_a_storage_of_optuna_choose_the_same(tmp_path, kind):
+    with ExitStack() as stack:
+        if kind == "grpc":
+            pytest.importorskip("grpc")
+            pytest.importorskip("google.protobuf")
+            kept = f"sqlite:///{tmp_path / 'study.db'}"
+            storage = stack.enter_context(served(kept))
+        else:
+            kept = storage = f"journal:{tmp_path / 'study.log'}"
+        workers = [stack.enter_context(Worker(storage)) for _ in range(2)]
+        for worker in workers:
+            worker.go()
+        reports = [worker.report() for worker in workers]
+    # A late one, where the study is kept.
+    assert reports == [work(kept)] * 2
+    assert len(set(reports[0]["trials"])) == N_TRIALS
+    assert reports[0]["n_baselines"] == 4
 
 
 # -- Which trials count ----------------------------------------------------------------
@@ -459,6 +526,39 @@ def server(tmp_path_factory):
 @pytest.mark.postgres
 def test_killed_workers_of_postgresql(server):
     run_rounds(server.url, 4)
+
+
+@pytest.mark.postgres
+def test_a_long_study_outlives_a_worker_and_an_outage(server):
+    n_trials, name = 200, "OODSearchCV"
+
+    def wait_for(n_finished):
+        give_up = time.monotonic() + 120
+        while len(trials := finished(server.url, name)) < n_finished:
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+        return trials
+
+    with ExitStack() as stack:
+        killed, alive, new = (
+            stack.enter_context(Worker(server.url, n_trials)) for _ in range(3)
+        )
+        killed.go()
+        alive.go()
+        wait_for(40)
+        killed.process.kill()
+        before = wait_for(0)
+        new.go()
+        before |= wait_for(100)
+        server.stop()
+        time.sleep(5)
+        server.start()
+        reports = [alive.report(), new.report()]
+    after = finished(server.url, name)
+    assert reports == [work(server.url, n_trials=n_trials)] * 2
+    assert len(set(reports[0]["trials"])) == n_trials
+    assert {number: after[number] for number in before} == before
+    assert finished(server.url, name) == after
 
 
 @pytest.mark.postgres
