@@ -15,9 +15,11 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 import warnings
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -55,6 +57,15 @@ def make_data():
     rng = np.random.default_rng(0)
     y = np.arange(60) % 3
     return np.eye(3, 4)[y] + rng.standard_normal((60, 4)), y
+
+
+def free_port():
+    """Return a port that the system gives to nobody while the server is away."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
 
 
 def finished(storage, name):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import pwd
-import shutil
 import signal
 import socket
 import sqlite3
@@ -11,17 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing, contextmanager, suppress
-from glob import glob
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from _ood_workers import N_TRIALS, finished, make_data, make_search, work
-from optuna.exceptions import StorageInternalError
-from optuna.storages import JournalStorage
+from _ood_workers import (
+    N_TRIALS,
+    finished,
+    free_port,
+    make_data,
+    make_search,
+    work,
+)
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import GrpcStorageProxy, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
@@ -35,6 +39,8 @@ from sksoftrank.search.ood.study import (
     counted_trials,
     open_study,
 )
+
+pytest_plugins = ["_postgres"]
 
 WORKERS = Path(__file__).with_name("_ood_workers.py")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -132,6 +138,16 @@ def test_workers_on_a_storage_of_optuna_choose_the_same(tmp_path, kind):
     assert reports == [work(kept)] * 2
     assert len(set(reports[0]["trials"])) == N_TRIALS
     assert reports[0]["n_baselines"] == 4
+
+
+def test_a_proxy_out_of_reach():
+    pytest.importorskip("grpc")
+    pytest.importorskip("google.protobuf")
+    with pytest.warns(ExperimentalWarning):
+        proxy = GrpcStorageProxy(host="127.0.0.1", port=free_port())
+    with pytest.raises(ConnectionError, match=r"Proxy> .*: failed to connect"):
+        make_search(proxy).fit(*make_data())
+    proxy.close()
 
 
 # -- Which trials count ----------------------------------------------------------------
@@ -449,78 +465,13 @@ def test_a_server_out_of_reach(monkeypatch):
 )
 def test_a_url_that_can_t_be(url, error, message, monkeypatch):
     monkeypatch.setattr(storages, "_N_ATTEMPTS", 2)
+    monkeypatch.setitem(sys.modules, "pymysql", None)
     with pytest.raises(error, match=message) as caught:
         make_search(url).fit(*make_data())
     assert "secret" not in str(caught.value)
 
 
 # -- PostgreSQL ------------------------------------------------------------------------
-
-
-def free_port():
-    """Return a port that the system gives to nobody while the server is away."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000):
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no port is free")
-
-
-class Server:
-    """A PostgreSQL server of our own."""
-
-    def __init__(self, folder, commands, **run_as):
-        self.folder, self.commands, self.run_as = folder, commands, run_as
-        self.port = free_port()
-        self.url = f"postgresql+psycopg://me@127.0.0.1:{self.port}/postgres"
-        self.run("initdb", "-A", "trust", "-U", "me", "--no-sync")
-
-    def run(self, command, *options):
-        subprocess.run(
-            [self.commands[command], "-D", self.folder / "data", *options],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            **self.run_as,
-        )
-
-    def start(self):
-        options = f"-F -p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
-        log = self.folder / "log"
-        self.run("pg_ctl", "start", "--wait", "-l", log, "-o", options)
-
-    def stop(self):
-        self.run("pg_ctl", "stop", "--wait", "--mode", "fast")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Start a server; where there is none to start, say so."""
-    # Debian keeps the server's commands off the path.
-    places = [os.environ["PATH"], *sorted(glob("/usr/lib/postgresql/*/bin"))]
-    commands = {
-        name: shutil.which(name, path=os.pathsep.join(places))
-        for name in ("initdb", "pg_ctl")
-    }
-    if None in commands.values():
-        pytest.skip(f"PostgreSQL is not installed: {commands}")
-    if find_spec("psycopg") is None:
-        pytest.skip("psycopg, the driver, is not installed")
-    folder, run_as = tmp_path_factory.mktemp("postgres"), {}
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root.
-        try:
-            owner = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL refuses to run as root, and no user postgres")
-        run_as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        for parent in folder.parents:
-            if parent.name.startswith(("pytest-", "popen-")):
-                parent.chmod(parent.stat().st_mode | 0o011)
-    server = Server(folder, commands, **run_as)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.mark.postgres
