@@ -6,6 +6,8 @@ import shutil
 import subprocess
 from glob import glob
 from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from _ood_workers import free_port
@@ -39,7 +41,7 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server():
     """Start a server; where there is none to start, say so."""
     # Debian keeps the server's commands off the path.
     places = [os.environ["PATH"], *sorted(glob("/usr/lib/postgresql/*/bin"))]
@@ -51,18 +53,17 @@ def server(tmp_path_factory):
         pytest.skip(f"PostgreSQL is not installed: {commands}")
     if find_spec("psycopg") is None:
         pytest.skip("psycopg, the driver, is not installed")
-    folder, run_as = tmp_path_factory.mktemp("postgres"), {}
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root.
-        try:
-            owner = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL refuses to run as root, and no user postgres")
-        run_as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        for parent in folder.parents:
-            if parent.name.startswith(("pytest-", "popen-")):
-                parent.chmod(parent.stat().st_mode | 0o011)
-    server = Server(folder, commands, **run_as)
-    server.start()
-    yield server
-    server.stop()
+    run_as = {}
+    # Not in pytest's own folder, which each run closes to other users.
+    with TemporaryDirectory(prefix="postgres-") as folder:
+        if os.getuid() == 0:  # PostgreSQL refuses to run as root.
+            try:
+                owner = pwd.getpwnam("postgres")
+            except KeyError:
+                pytest.skip("PostgreSQL refuses to run as root, and no user postgres")
+            run_as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        server = Server(Path(folder), commands, **run_as)
+        server.start()
+        yield server
+        server.stop()

@@ -484,7 +484,7 @@ def test_a_long_study_outlives_a_worker_and_an_outage(server):
     n_trials, name = 200, "OODSearchCV"
 
     def wait_for(n_finished):
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 300
         while len(trials := finished(server.url, name)) < n_finished:
             assert time.monotonic() < give_up
             time.sleep(0.2)
