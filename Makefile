@@ -30,7 +30,7 @@ test-kernels: $(READY)
 
 # On a server of its own in a temporary folder; skipped where PostgreSQL is missing.
 test-postgres: $(READY)
-	$(BIN)/python -m pytest -m postgres tests/test_ood_search_faults.py
+	$(BIN)/python -m pytest -m postgres tests/test_ood_search_faults.py tests/test_scaling.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

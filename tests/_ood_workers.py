@@ -1,21 +1,31 @@
-"""Forks workers on one study and kills some of them; run by test_ood_search_faults.
+"""Workers on one study, in processes of their own; run by test_ood_search_faults.
 
-    python tests/_ood_workers.py STORAGE ROUNDS SEED
+    python tests/_ood_workers.py rounds STORAGE ROUNDS SEED
 
 Each round is a study of its own: two workers, one of which is killed with SIGKILL at a
 random moment, and a third one that comes when all is done. Prints one JSON line a
 round. Workers are forked, as importing torch takes longer than a whole study.
+
+    python tests/_ood_workers.py work STORAGE N_TRIALS
+
+One worker, which begins when it reads a line, and prints its report as JSON.
 """
 
 import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
+import warnings
+from contextlib import suppress
 
 import numpy as np
 import torch
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import GrpcStorageProxy, JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from scipy.stats import loguniform
 
 from sksoftrank import OODSearchCV, SoftRankMLPClassifier
@@ -49,6 +59,15 @@ def make_data():
     return np.eye(3, 4)[y] + rng.standard_normal((60, 4)), y
 
 
+def free_port():
+    """Return a port that the system gives to nobody while the server is away."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no port is free")
+
+
 def finished(storage, name):
     """Return the values of the trials that are complete, by number."""
     opened = storages.open_storage(storage)
@@ -59,16 +78,30 @@ def finished(storage, name):
         storages.release(opened)
 
 
-def work(storage, name, pipe):
-    search = make_search(storage, name).fit(*make_data())
-    results = search.cv_results_
-    report = {
+def open_named(storage):
+    """Return an Optuna storage for "journal:PATH" or "grpc:PORT"; others as given."""
+    kind, _, where = storage.partition(":")
+    if kind == "journal":
+        return JournalStorage(JournalFileBackend(where))
+    if kind == "grpc":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            proxy = GrpcStorageProxy(host="127.0.0.1", port=int(where))
+        proxy.wait_server_ready(60)
+        return proxy
+    return storage
+
+
+def work(storage, name=None, n_trials=N_TRIALS):
+    """Return what a worker chose, and from what."""
+    search = make_search(open_named(storage), name, n_trials=n_trials)
+    results = search.fit(*make_data()).cv_results_
+    return {
         "trials": results["trial"].tolist(),
         "best": int(results["trial"][search.best_index_]),
         "n_baselines": int(results["is_baseline"].sum()),
         "scores": results["mean_test_score"].tolist(),
     }
-    os.write(pipe, json.dumps(report).encode())
 
 
 def start(storage, name):
@@ -79,7 +112,7 @@ def start(storage, name):
         code = 1
         try:
             os.close(read)
-            work(storage, name, write)
+            os.write(write, json.dumps(work(storage, name)).encode())
             code = 0
         except BaseException:
             import traceback
@@ -98,11 +131,7 @@ def finish(pid, read):
     return os.waitstatus_to_exitcode(status), json.loads(text) if text else None
 
 
-def main(storage, n_rounds, seed):
-    torch.set_num_threads(1)
-    # A trial a batch: more moments at which a worker may be killed.
-    evaluation._BATCH_FITS = 1
-    storages.BEAT_SECONDS, storages.GRACE_SECONDS = 1, 2
+def run_rounds(storage, n_rounds, seed):
     rng = random.Random(seed)
     # What is imported and compiled here, no worker has to.
     make_search().fit(*make_data())
@@ -128,6 +157,17 @@ def main(storage, n_rounds, seed):
             "added": len(finished(storage, name)) - len(after),
         }
         sys.stdout.write(json.dumps(report) + "\n")
+
+
+def main(command, storage, *args):
+    torch.set_num_threads(1)
+    # A trial a batch: more moments at which a worker may be killed.
+    evaluation._BATCH_FITS = 1
+    storages.BEAT_SECONDS, storages.GRACE_SECONDS = 1, 2
+    if command == "rounds":
+        run_rounds(storage, *args)
+    elif sys.stdin.readline():
+        sys.stdout.write(json.dumps(work(storage, n_trials=int(args[0]))))
 
 
 if __name__ == "__main__":

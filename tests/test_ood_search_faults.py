@@ -2,25 +2,30 @@
 
 import json
 import os
-import pwd
-import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing, suppress
-from glob import glob
+import time
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from _ood_workers import N_TRIALS, finished, make_data, make_search
-from optuna.exceptions import StorageInternalError
-from optuna.storages import JournalStorage
+from _ood_workers import (
+    N_TRIALS,
+    finished,
+    free_port,
+    make_data,
+    make_search,
+    work,
+)
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.storages import GrpcStorageProxy, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from sqlalchemy.exc import OperationalError
@@ -35,17 +40,20 @@ from sksoftrank.search.ood.study import (
     open_study,
 )
 
+pytest_plugins = ["_postgres"]
+
 WORKERS = Path(__file__).with_name("_ood_workers.py")
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run_rounds(storage, n_rounds):
     """Kill a worker in each round; hold what is left against what must be."""
     done = subprocess.run(
-        [sys.executable, WORKERS, storage, str(n_rounds), "0"],
+        [sys.executable, WORKERS, "rounds", storage, str(n_rounds), "0"],
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=ONE_THREAD,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -65,6 +73,81 @@ def run_rounds(storage, n_rounds):
 
 def test_killed_workers(tmp_path):
     run_rounds(str(tmp_path / "study.db"), 10)
+
+
+class Worker:
+    """A process that works on a study once it is let go, and is not left behind."""
+
+    def __init__(self, storage, n_trials=N_TRIALS):
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", WORKERS, "work", storage, str(n_trials)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=ONE_THREAD,
+        )
+
+    def go(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def report(self):
+        out, _ = self.process.communicate(timeout=300)
+        assert self.process.returncode == 0
+        return json.loads(out)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextmanager
+def served(storage):
+    """Run Optuna's gRPC proxy before a storage; give its name."""
+    port = free_port()
+    code = (
+        "from optuna.storages import get_storage, run_grpc_proxy_server as run\n"
+        f"run(get_storage({storage!r}), host='127.0.0.1', port={port})"
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
+    try:
+        yield f"grpc:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("kind", ["journal", "grpc"])
+def test_workers_on_a_storage_of_optuna_choose_the_same(tmp_path, kind):
+    with ExitStack() as stack:
+        if kind == "grpc":
+            pytest.importorskip("grpc")
+            pytest.importorskip("google.protobuf")
+            kept = f"sqlite:///{tmp_path / 'study.db'}"
+            storage = stack.enter_context(served(kept))
+        else:
+            kept = storage = f"journal:{tmp_path / 'study.log'}"
+        workers = [stack.enter_context(Worker(storage)) for _ in range(2)]
+        for worker in workers:
+            worker.go()
+        reports = [worker.report() for worker in workers]
+    # A late one, where the study is kept.
+    assert reports == [work(kept)] * 2
+    assert len(set(reports[0]["trials"])) == N_TRIALS
+    assert reports[0]["n_baselines"] == 4
+
+
+def test_a_proxy_out_of_reach():
+    pytest.importorskip("grpc")
+    pytest.importorskip("google.protobuf")
+    with pytest.warns(ExperimentalWarning):
+        proxy = GrpcStorageProxy(host="127.0.0.1", port=free_port())
+    with pytest.raises(ConnectionError, match=r"Proxy> .*: failed to connect"):
+        make_search(proxy).fit(*make_data())
+    proxy.close()
 
 
 # -- Which trials count ----------------------------------------------------------------
@@ -382,6 +465,7 @@ def test_a_server_out_of_reach(monkeypatch):
 )
 def test_a_url_that_can_t_be(url, error, message, monkeypatch):
     monkeypatch.setattr(storages, "_N_ATTEMPTS", 2)
+    monkeypatch.setitem(sys.modules, "pymysql", None)
     with pytest.raises(error, match=message) as caught:
         make_search(url).fit(*make_data())
     assert "secret" not in str(caught.value)
@@ -390,75 +474,42 @@ def test_a_url_that_can_t_be(url, error, message, monkeypatch):
 # -- PostgreSQL ------------------------------------------------------------------------
 
 
-def free_port():
-    """Return a port that the system gives to nobody while the server is away."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000):
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no port is free")
-
-
-class Server:
-    """A PostgreSQL server of our own."""
-
-    def __init__(self, folder, commands, **run_as):
-        self.folder, self.commands, self.run_as = folder, commands, run_as
-        self.port = free_port()
-        self.url = f"postgresql+psycopg://me@127.0.0.1:{self.port}/postgres"
-        self.run("initdb", "-A", "trust", "-U", "me", "--no-sync")
-
-    def run(self, command, *options):
-        subprocess.run(
-            [self.commands[command], "-D", self.folder / "data", *options],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            cwd="/",
-            **self.run_as,
-        )
-
-    def start(self):
-        options = f"-F -p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1"
-        log = self.folder / "log"
-        self.run("pg_ctl", "start", "--wait", "-l", log, "-o", options)
-
-    def stop(self):
-        self.run("pg_ctl", "stop", "--wait", "--mode", "fast")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """Start a server; where there is none to start, say so."""
-    # Debian keeps the server's commands off the path.
-    places = [os.environ["PATH"], *sorted(glob("/usr/lib/postgresql/*/bin"))]
-    commands = {
-        name: shutil.which(name, path=os.pathsep.join(places))
-        for name in ("initdb", "pg_ctl")
-    }
-    if None in commands.values():
-        pytest.skip(f"PostgreSQL is not installed: {commands}")
-    if find_spec("psycopg") is None:
-        pytest.skip("psycopg, the driver, is not installed")
-    folder, run_as = tmp_path_factory.mktemp("postgres"), {}
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root.
-        try:
-            owner = pwd.getpwnam("postgres")
-        except KeyError:
-            pytest.skip("PostgreSQL refuses to run as root, and no user postgres")
-        run_as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        for parent in folder.parents:
-            if parent.name.startswith(("pytest-", "popen-")):
-                parent.chmod(parent.stat().st_mode | 0o011)
-    server = Server(folder, commands, **run_as)
-    server.start()
-    yield server
-    server.stop()
-
-
 @pytest.mark.postgres
 def test_killed_workers_of_postgresql(server):
     run_rounds(server.url, 4)
+
+
+@pytest.mark.postgres
+def test_a_long_study_outlives_a_worker_and_an_outage(server):
+    n_trials, name = 200, "OODSearchCV"
+
+    def wait_for(n_finished):
+        give_up = time.monotonic() + 300
+        while len(trials := finished(server.url, name)) < n_finished:
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+        return trials
+
+    with ExitStack() as stack:
+        killed, alive, new = (
+            stack.enter_context(Worker(server.url, n_trials)) for _ in range(3)
+        )
+        killed.go()
+        alive.go()
+        wait_for(40)
+        killed.process.kill()
+        before = wait_for(0)
+        new.go()
+        before |= wait_for(100)
+        server.stop()
+        time.sleep(5)
+        server.start()
+        reports = [alive.report(), new.report()]
+    after = finished(server.url, name)
+    assert reports == [work(server.url, n_trials=n_trials)] * 2
+    assert len(set(reports[0]["trials"])) == n_trials
+    assert {number: after[number] for number in before} == before
+    assert finished(server.url, name) == after
 
 
 @pytest.mark.postgres

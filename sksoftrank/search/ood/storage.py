@@ -10,6 +10,7 @@ import os
 import random
 import re
 import sqlite3
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -92,9 +93,12 @@ def storage_errors(storage: Any) -> Iterator[None]:
     # Optuna depends on it, but not every storage.
     from sqlalchemy.exc import SQLAlchemyError
 
+    failures: list[type[Exception]] = [StorageInternalError, SQLAlchemyError]
+    if "grpc" in sys.modules:  # Optuna's proxy lets its errors through.
+        failures.append(sys.modules["grpc"].RpcError)
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError) as error:
+    except tuple(failures) as error:
         raise _failure(storage, error, "Finished trials are kept") from error
 
 
@@ -156,7 +160,8 @@ def _failure(storage: Any, error: BaseException, left: str) -> ConnectionError:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    text = error.details() if hasattr(error, "details") else error  # gRPC's is longer.
+    return str(text).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 # -- SQLite --------------------------------------------------------------------------
