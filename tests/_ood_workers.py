@@ -43,6 +43,7 @@ def make_search(storage=None, name=None, **options):
         {"temperature": loguniform(0.3, 100)},
         **{
             "n_trials": N_TRIALS,
+            "n_final_seeds": 1,
             "cv": 2,
             "shifts": [OffsetDrift(2)],
             "storage": storage,
@@ -163,7 +164,9 @@ def main(command, storage, *args):
     torch.set_num_threads(1)
     # A trial a batch: more moments at which a worker may be killed.
     evaluation._BATCH_FITS = 1
-    storages.BEAT_SECONDS, storages.GRACE_SECONDS = 1, 2
+    storages.BEAT_SECONDS = 1
+    if not storage.startswith(("journal:", "grpc:")):  # They would only warn.
+        storages.GRACE_SECONDS = 2
     if command == "rounds":
         run_rounds(storage, *args)
     elif sys.stdin.readline():

@@ -55,6 +55,7 @@ from sksoftrank.search.ood.choice import (
     pareto_front,
     pick_finalists,
 )
+from sksoftrank.search.ood.evaluation import Evaluation
 from sksoftrank.search.ood.fingerprint import digest
 from sksoftrank.search.ood.protocol import make_plan
 from sksoftrank.search.ood.results import outcome
@@ -888,6 +889,70 @@ def test_it_chooses_what_holds_up():
     tight = clone(search).set_params(ood_weight=0.1).fit(X, y, X_ood=X_ood, y_ood=y)
     assert tight.best_params_ == {}
     assert tight.best_reason_.startswith("The baseline")
+
+
+def test_an_estimator_without_a_seed_has_no_second_stage(data):
+    X, y, domains = data
+    space = {"n_neighbors": [1, 3, 9]}
+    search = make_search(KNeighborsClassifier(), space, n_trials=4)
+    search.fit(X, y, domains=domains)
+    assert (search.cv_results_["stage"] == 1).all()
+    assert np.isnan(search.cv_results_["mean_final_score"]).all()
+    best = search.cv_results_["mean_test_score"][search.best_index_]
+    assert search.best_score_ == best
+    assert "fresh" not in search.best_reason_
+
+
+def test_a_second_stage_that_was_interrupted_goes_on(data, monkeypatch):
+    X, y, domains = data
+    expected = make_search().fit(X, y, domains=domains)
+    search, run = make_search(), Evaluation.run
+    calls = []
+
+    def interrupt(self, candidates, seeds, checks=None):
+        calls.append(tuple(seeds))
+        if calls.count(tuple(search._seeds()[2:])) == 1:
+            raise KeyboardInterrupt
+        return run(self, candidates, seeds, checks)
+
+    monkeypatch.setattr(Evaluation, "run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        search.fit(X, y, domains=domains)
+    n_before = len(calls)
+    search.fit(X, y, domains=domains)
+    assert len(calls) == n_before + 1
+    assert search.best_index_ == expected.best_index_
+    assert search.best_score_ == expected.best_score_
+    assert len(search.study_.trials) == 7
+
+
+@pytest.mark.parametrize("is_pipeline", [False, True])
+def test_an_ensemble_of_the_choice(data, is_pipeline):
+    X, y, domains = data
+    estimator, space = make(), {"temperature": [3.0, 9.0]}
+    if is_pipeline:
+        estimator = make_pipeline(StandardScaler(), estimator)
+        space = {"softrankmlpclassifier__temperature": [3.0, 9.0]}
+    search = make_search(estimator, space, refit="ensemble", n_estimators=3)
+    search.fit(X, y, domains=domains)
+    best = search.best_estimator_
+    ensemble = best[-1] if is_pipeline else best
+    assert isinstance(ensemble, SoftRankEnsembleClassifier)
+    assert len(ensemble.estimators_) == 3
+    chosen = clone(estimator).set_params(**search.best_params_)
+    chosen = chosen[-1] if is_pipeline else chosen
+    for member in ensemble.estimators_:
+        own = {**member.get_params(), "random_state": None}
+        assert own == chosen.get_params()
+    assert search.transform(X).shape[1] == ensemble.n_components_
+    assert search.predict(X).shape == y.shape
+
+
+def test_an_ensemble_of_what_is_no_network(data):
+    X, y, domains = data
+    search = make_search(LogisticRegression(), {"C": [1.0]}, refit="ensemble")
+    with pytest.raises(ValueError, match=r"got LogisticRegression\. Use refit=True"):
+        search.fit(X, y, domains=domains)
 
 
 def test_the_pareto_front_of_a_search(data):

@@ -33,8 +33,8 @@ from sqlalchemy.exc import OperationalError
 from sksoftrank._optuna import optimize_loop
 from sksoftrank.search.ood import storage as storages
 from sksoftrank.search.ood.study import (
-    BASELINE,
     ERROR,
+    QUEUED,
     beat,
     counted_trials,
     open_study,
@@ -153,8 +153,8 @@ def test_a_proxy_out_of_reach():
 # -- Which trials count ----------------------------------------------------------------
 
 
-def trial(number, state="COMPLETE", place=None, error=None):
-    attrs = {BASELINE: place, ERROR: error}
+def trial(number, state="COMPLETE", name=None, error=None):
+    attrs = {QUEUED: name, ERROR: error}
     made = create_trial(
         state=TrialState[state],
         values=[0.5] if state == "COMPLETE" else None,
@@ -168,23 +168,34 @@ def trial(number, state="COMPLETE", place=None, error=None):
     ("trials", "expected"),
     [
         # More than are asked for.
-        ([trial(0, place=0), trial(1), trial(2), trial(3)], [0, 1, 2]),
+        ([trial(0, name="a"), trial(1), trial(2), trial(3)], [0, 1, 2]),
         # Killed, and what came in its place.
-        ([trial(0, place=0), trial(1, "FAIL"), trial(2), trial(3)], [0, 2, 3]),
+        ([trial(0, name="a"), trial(1, "FAIL"), trial(2), trial(3)], [0, 2, 3]),
         # Failed of its own error, or pruned.
         (
-            [trial(0, place=0), trial(1, "FAIL", error="x"), trial(2, "PRUNED")],
+            [trial(0, name="a"), trial(1, "FAIL", error="x"), trial(2, "PRUNED")],
             [0, 1, 2],
         ),
         # A later one may yet finish, and is waited for.
-        ([trial(0, place=0), trial(1, "RUNNING"), trial(2), trial(3)], [0, 1, 2]),
+        ([trial(0, name="a"), trial(1, "RUNNING"), trial(2), trial(3)], [0, 1, 2]),
         # A baseline that came again, after all others, and one that came twice.
-        ([trial(0, "FAIL", place=0), trial(1), trial(2), trial(3, place=0)], [1, 2, 3]),
-        ([trial(0, place=0), trial(1, place=0), trial(2), trial(3)], [0, 2, 3]),
+        (
+            [
+                trial(0, "FAIL", name="a"),
+                trial(1),
+                trial(2),
+                trial(3, name="a"),
+            ],
+            [1, 2, 3],
+        ),
+        (
+            [trial(0, name="a"), trial(1, name="a"), trial(2), trial(3)],
+            [0, 2, 3],
+        ),
     ],
 )
 def test_the_first_trials_that_finished_count(trials, expected):
-    counted = counted_trials(trials, n_baselines=1, n_trials=3)
+    counted = counted_trials(trials, {"a"}, n_trials=3)
     assert [trial.number for trial in counted] == expected
 
 
@@ -210,7 +221,9 @@ def test_workers_that_start_together_run_each_baseline_once(tmp_path):
     storage = storages.open_storage(path)
     study = open_study(storage, "OODSearchCV", ["maximize"])
     for place in (0, 1, 2, 3, 0, 1, 2, 3):
-        study.enqueue_trial({"temperature": 1.0}, user_attrs={BASELINE: place})
+        study.enqueue_trial(
+            {"temperature": 1.0}, user_attrs={QUEUED: f"baseline {place}"}
+        )
     search = make_search(path).fit(*make_data())
     assert search.cv_results_["trial"].tolist() == [0, 1, 2, 3, 8, 9, 10]
     states = [trial.state.name for trial in search.study_.trials]
@@ -255,7 +268,7 @@ def test_what_a_killed_worker_was_at_is_run_again(tmp_path, monkeypatch, n_beats
     monkeypatch.setattr(storages, "BEAT_SECONDS", 1)
     monkeypatch.setattr(storages, "GRACE_SECONDS", 1)
     path = tmp_path / "study.db"
-    make_search(path, n_trials=4).fit(*make_data())
+    make_search(path, n_trials=5).fit(*make_data())
     storage = storages.open_storage(path)
     study = open_study(storage, "OODSearchCV", ["maximize"])
     with optimize_loop(study):
@@ -275,15 +288,15 @@ def test_what_a_killed_worker_was_at_is_run_again(tmp_path, monkeypatch, n_beats
 def test_a_storage_without_signs_of_life_says_whom_it_waits_for(tmp_path, monkeypatch):
     monkeypatch.setattr(storages, "GRACE_SECONDS", 0)
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.log")))
-    make_search(storage, n_trials=4).fit(*make_data())
+    make_search(storage, n_trials=5).fit(*make_data())
     study = open_study(storage, "OODSearchCV", ["maximize"])
     killed = study.ask()
     # As the warning says to do.
     end = threading.Timer(1, study.tell, [killed.number], {"state": TrialState.FAIL})
     end.start()
     with pytest.warns(UserWarning, match=rf"trials \[{killed.number}\] of other work"):
-        search = make_search(storage, n_trials=5).fit(*make_data())
-    assert search.cv_results_["trial"].tolist() == [0, 1, 2, 3, 5]
+        search = make_search(storage, n_trials=6).fit(*make_data())
+    assert search.cv_results_["trial"].tolist() == [0, 1, 2, 3, 4, 6]
 
 
 class Interrupt:
@@ -348,7 +361,7 @@ def test_other_data_after_ctrl_c_are_a_study_of_their_own():
 
 def test_a_full_disk(tmp_path):
     path = tmp_path / "study.db"
-    make_search(path, n_trials=4).fit(*make_data())
+    make_search(path, n_trials=5).fit(*make_data())
     engine = sqlite3.connect
 
     class Full(sqlite3.Connection):
@@ -368,7 +381,7 @@ def test_a_full_disk(tmp_path):
 
 def test_a_locked_database(tmp_path, monkeypatch):
     path = tmp_path / "study.db"
-    make_search(path, n_trials=4).fit(*make_data())
+    make_search(path, n_trials=5).fit(*make_data())
     monkeypatch.setattr(storages, "_LOCK_SECONDS", 0.1)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -379,7 +392,7 @@ def test_a_locked_database(tmp_path, monkeypatch):
 
 def test_a_truncated_database(tmp_path):
     path = tmp_path / "study.db"
-    make_search(path, n_trials=4).fit(*make_data())
+    make_search(path, n_trials=5).fit(*make_data())
     path.write_bytes(path.read_bytes()[:6000])
     with pytest.raises(ConnectionError, match=r"malformed.* put back a copy"):
         make_search(path).fit(*make_data())
@@ -514,10 +527,10 @@ def test_a_long_study_outlives_a_worker_and_an_outage(server):
 
 @pytest.mark.postgres
 def test_a_search_in_postgresql_goes_on(server):
-    first = make_search(server.url, "again", n_trials=4).fit(*make_data())
+    first = make_search(server.url, "again", n_trials=5).fit(*make_data())
     both = make_search(server.url, "again").fit(*make_data())
     np.testing.assert_array_equal(
-        both.cv_results_["mean_test_score"][:4], first.cv_results_["mean_test_score"]
+        both.cv_results_["mean_test_score"][:5], first.cv_results_["mean_test_score"]
     )
     assert both.n_trials_ == N_TRIALS
     with pytest.raises(ValueError, match="differs in X:"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,6 +157,7 @@ def choose(
     criterion: Criterion,
     *,
     min_gain: float = 0.005,
+    are_fresh: bool = True,
 ) -> Choice:
     """Choose the best finalist if it beats the baseline on fresh seeds, else that.
 
@@ -174,6 +175,8 @@ def choose(
         What is maximised.
     min_gain : float, default=0.005
         Non-negative.
+    are_fresh : bool, default=True
+        Whether `finals` are of other seeds than `outcomes`; the words depend on it.
 
     Returns
     -------
@@ -199,17 +202,22 @@ def choose(
     gain = rounded(scores[best] - scores[baseline])
     # Not by the last digits of two sums.
     is_better = round(gain - min_gain, 9) > 0
+    of = f"of {len(finals) - 1} finalists out of {len(outcomes)} configurations"
+    what = f"It beats the baseline, as the best {of}:"
+    if not is_better:
+        what = f"The baseline: the best {of} does not beat it:"
+
+    def pair(score: Callable[[Outcome], float]) -> str:
+        return f"{score(finals[best]):.4f} against {score(finals[baseline]):.4f}"
+
     weight = criterion.ood_weight
     reason = (
-        f"{'It beats the baseline' if is_better else 'The baseline: the best other'} "
-        f"of {len(finals) - 1} finalists out of {len(outcomes)} configurations"
-        f"{'' if is_better else ' does not beat it'}: with fresh seeds it scores "
-        f"{scores[best]:.4f} against {scores[baseline]:.4f}, a gain of {gain:.4f} that "
-        f"is {'' if is_better else 'not '}more than min_gain={min_gain:g}. (Under the "
-        f"shift {finals[best].ood_score(criterion.aggregate):.4f} against "
-        f"{finals[baseline].ood_score(criterion.aggregate):.4f}, which counts "
-        f"{weight:g}; in distribution {finals[best].id_score:.4f} against "
-        f"{finals[baseline].id_score:.4f}, which counts {1 - weight:g}.)"
+        f"{what} {'with fresh seeds ' if are_fresh else ''}it scores "
+        f"{pair(lambda o: o.score(criterion))}, a gain of {gain:.4f} that is "
+        f"{'' if is_better else 'not '}more than min_gain={min_gain:g}. Under the "
+        f"shift, which counts {weight:g}, these are "
+        f"{pair(lambda o: o.ood_score(criterion.aggregate))}; in distribution, which "
+        f"counts {1 - weight:g}, {pair(lambda o: o.id_score)}."
     )
     return Choice(best if is_better else baseline, reason)
 

@@ -177,7 +177,7 @@ def complete_outcomes(trials: Sequence[FrozenTrial]) -> dict[int, Outcome]:
 def summarize(
     trials: Sequence[FrozenTrial],
     params: Sequence[Params],
-    finals: Mapping[int, Outcome],
+    finals: Mapping[int, Outcome | None],
     plan: Plan,
     criterion: Criterion,
     *,
@@ -186,22 +186,25 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the search's fitted attributes that say what it found and chose.
 
-    `finals` are the outcomes with fresh seeds, by place among the trials.
+    `finals` are the finalists' outcomes with fresh seeds, by place among the trials;
+    None where an estimator has no seed, so that what it scored stands.
     """
     complete = [k for k, trial in enumerate(trials) if is_complete(trial)]
     outcomes = [outcome(trials[k]) for k in complete]
+    fresh = {k: o for k, o in finals.items() if o is not None}
     choice = choose(
         outcomes,
-        {complete.index(k): fresh for k, fresh in finals.items()},
+        {complete.index(k): o or outcome(trials[k]) for k, o in finals.items()},
         criterion,
         min_gain=min_gain,
+        are_fresh=bool(fresh),
     )
     best = complete[choice.index]
     overall = outcomes[choice.index]
-    if best in finals:
-        overall = overall.joined(finals[best])
+    if best in fresh:
+        overall = overall.joined(fresh[best])
     summary = {
-        "cv_results_": make_columns(trials, params, finals, plan, criterion),
+        "cv_results_": make_columns(trials, params, fresh, plan, criterion),
         "best_index_": best,
         "best_params_": params[best],
         "best_score_": overall.score(criterion),

@@ -504,7 +504,7 @@ class OODSearchCV(BaseNetworkSearchCV):
                         pareto=is_pareto,
                     )
                 ]
-                finals = {place: outcomes[place] for place in finalists}
+                finals: dict[int, Outcome | None] = dict.fromkeys(finalists)
                 if random_states(base):
                     finals = self._second_stage(
                         loop, {k: (trials[k], tried[k]) for k in finalists}, seeds[2:]
@@ -545,7 +545,7 @@ class OODSearchCV(BaseNetworkSearchCV):
         first: StudyLoop,
         finalists: dict[int, tuple[FrozenTrial, Params]],
         seeds: Sequence[int],
-    ) -> dict[int, Outcome]:
+    ) -> dict[int, Outcome | None]:
         """Return what finalists score with fresh seeds, by place; as one stack.
 
         In a study of their own, for Optuna takes no new attributes of trials that have
