@@ -40,7 +40,7 @@ _POSTGRESQL = {
     "keepalives_idle": _CONNECT_SECONDS,
     "tcp_user_timeout": 1000 * _CONNECT_SECONDS,
 }
-_MYSQL = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _LOCK_SECONDS}
+_MYSQL = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _OUTAGE_SECONDS}
 _CONNECT_OPTIONS = {
     **dict.fromkeys(("psycopg", "psycopg2"), _POSTGRESQL),
     **dict.fromkeys(("pymysql", "mysqldb"), _MYSQL),
