@@ -1399,6 +1399,8 @@ def make_samplers():
         yield optuna.samplers.CmaEsSampler(seed=0, n_startup_trials=2)
 
 
+# CMA-ES does not look at the score in distribution, the choice does.
+@pytest.mark.filterwarnings("ignore:Constraints have been set, but CmaEsSampler")
 @pytest.mark.parametrize(
     "sampler", list(make_samplers()), ids=lambda s: type(s).__name__
 )
@@ -1413,6 +1415,21 @@ def test_samplers_of_optuna(data, sampler):
     drawn = [trial.params for trial in search.study_.trials]
     assert drawn[:4] == [{"temperature": 2.0, "dropout": 0.2}] * 4
     assert all(2 <= params["temperature"] <= 100 for params in drawn)
+
+
+def test_a_pareto_front_by_nsga_ii(data):
+    X, y, domains = data
+    # Generations of the study's own: each is made of the one before.
+    sampler = optuna.samplers.NSGAIISampler(seed=0, population_size=4)
+    search = make_search(sampler=sampler, objective="pareto", n_trials=14)
+    search.fit(X, y, domains=domains)
+    assert (search.cv_results_["state"] == "COMPLETE").all()
+    front = {entry["index"] for entry in search.pareto_front_}
+    numbers = set(search.cv_results_["trial"][sorted(front)])
+    assert numbers == {trial.number for trial in search.study_.best_trials}
+    key = "NSGAIISampler:generation"
+    generations = {trial.system_attrs.get(key) for trial in search.study_.trials}
+    assert {0, 1} <= generations
 
 
 def brute_force():

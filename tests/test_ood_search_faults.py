@@ -526,6 +526,20 @@ def test_a_long_study_outlives_a_worker_and_an_outage(server):
 
 
 @pytest.mark.postgres
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
+def test_a_machine_that_is_gone_is_not_waited_for(server):
+    storage = storages.open_storage(server.url)
+    try:
+        with storage.engine.connect() as connection:
+            fileno = connection.connection.driver_connection.fileno()
+            with socket.socket(fileno=os.dup(fileno)) as own:
+                wait = own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    finally:
+        storages.release(storage)
+    assert wait == 10_000
+
+
+@pytest.mark.postgres
 def test_a_search_in_postgresql_goes_on(server):
     first = make_search(server.url, "again", n_trials=5).fit(*make_data())
     both = make_search(server.url, "again").fit(*make_data())

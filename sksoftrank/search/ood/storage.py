@@ -33,6 +33,18 @@ GRACE_SECONDS = 60
 _CONNECT_SECONDS = 10
 _OUTAGE_SECONDS = 30
 _LOCK_SECONDS = 60
+# A machine that is gone says nothing. Without these, its last answer is waited for
+# for a quarter of an hour, or for ever.
+_POSTGRESQL = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "keepalives_idle": _CONNECT_SECONDS,
+    "tcp_user_timeout": 1000 * _CONNECT_SECONDS,
+}
+_MYSQL = {"connect_timeout": _CONNECT_SECONDS, "read_timeout": _OUTAGE_SECONDS}
+_CONNECT_OPTIONS = {
+    **dict.fromkeys(("psycopg", "psycopg2"), _POSTGRESQL),
+    **dict.fromkeys(("pymysql", "mysqldb"), _MYSQL),
+}
 # Times that trials whose worker was killed are run, for they may be what kills it.
 _N_RETRIES = 3
 _N_ATTEMPTS = 8
@@ -252,8 +264,8 @@ def _open_database(url: str) -> RDBStorage:
             options: dict[str, Any] = {"pool_pre_ping": not is_sqlite}
             if is_sqlite:
                 options["connect_args"] = {"timeout": _LOCK_SECONDS}
-            elif driver in ("psycopg", "psycopg2", "pymysql", "mysqldb"):
-                options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+            elif driver in _CONNECT_OPTIONS:
+                options["connect_args"] = _CONNECT_OPTIONS[driver]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 rdb = RDBStorage(
