@@ -54,9 +54,11 @@ def main():
         OODSearchCV(
             network(),
             SPACE,
-            n_trials=args.trials,
-            n_seeds=3,
-            cv=ShuffleSplit(1, test_size=TEST_SHARE, random_state=0),
+            # As many fits as the rival, with those of the second stage.
+            n_trials=args.trials - 2,
+            n_finalists=1,
+            n_final_seeds=1,
+            cv=ShuffleSplit(3, test_size=TEST_SHARE, random_state=0),
             shifts=[GainDrift(3, random_state=0)],
             n_jobs=2,
             random_state=0,
