@@ -21,6 +21,7 @@ from sklearn.datasets import make_classification
 from sklearn.naive_bayes import GaussianNB
 
 from sksoftrank import OODSearchCV, SoftRankMLPClassifier, StackedGridSearchCV
+from sksoftrank.search.ood.storage import open_storage, release
 from sksoftrank.shifts import GainDrift
 
 N_TRIALS = 60
@@ -63,7 +64,9 @@ def one_worker(path):
 def two_workers():
     """Return milliseconds a trial of two workers on one SQLite file."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--worker", str(Path(folder) / "s.db")]
+        path = str(Path(folder) / "study.db")
+        release(open_storage(path))  # Its tables are made once, and are no trial's.
+        command = [sys.executable, __file__, "--worker", path]
         workers = [
             subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
