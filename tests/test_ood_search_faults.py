@@ -233,13 +233,19 @@ def test_who_comes_second_to_the_last_trial_does_not_run_it(monkeypatch):
     assert search.n_trials_ == N_TRIALS
 
 
-def test_a_trial_taken_for_gone_is_not_told_twice():
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_trial_taken_for_gone_is_not_told_twice(is_early):
     taken = []
 
     def space(trial):
+        def take():
+            if trial.number == 5 and not taken:
+                taken.append(trial.study.tell(trial.number, state=TrialState.FAIL))
+
+        if is_early:
+            take()
         temperature = trial.suggest_float("temperature", 1, 10)
-        if trial.number == 5 and not taken:
-            taken.append(trial.study.tell(trial.number, state=TrialState.FAIL))
+        take()
         return {"temperature": temperature}
 
     search = make_search().set_params(param_distributions=space).fit(*make_data())

@@ -249,7 +249,11 @@ class StudyLoop:
                         # Another worker was first, with the last or with a baseline.
                         self._give_back(untold.pop())
                         continue
-                    params = self._suggest(trial)
+                    try:
+                        params = self._suggest(trial)
+                    except UpdateFinishedTrialError:  # Taken for gone: another's now.
+                        untold.remove(trial)
+                        continue
                     if params is None:
                         self._tell(trial, None, math.nan, untold)
                     else:
