@@ -28,7 +28,8 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import GrpcStorageProxy, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from sksoftrank._optuna import optimize_loop
 from sksoftrank.search.ood import storage as storages
@@ -245,13 +246,19 @@ def test_who_comes_second_to_the_last_trial_does_not_run_it(monkeypatch):
     assert search.n_trials_ == N_TRIALS
 
 
-def test_a_trial_taken_for_gone_is_not_told_twice():
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_trial_taken_for_gone_is_not_told_twice(is_early):
     taken = []
 
     def space(trial):
+        def take():
+            if trial.number == 5 and not taken:
+                taken.append(trial.study.tell(trial.number, state=TrialState.FAIL))
+
+        if is_early:
+            take()
         temperature = trial.suggest_float("temperature", 1, 10)
-        if trial.number == 5 and not taken:
-            taken.append(trial.study.tell(trial.number, state=TrialState.FAIL))
+        take()
         return {"temperature": temperature}
 
     search = make_search().set_params(param_distributions=space).fit(*make_data())
@@ -436,22 +443,46 @@ def test_a_path_that_can_t_be(tmp_path):
 
 
 def test_a_call_whose_connection_broke_is_made_again():
-    def fail(n_times, is_broken):
+    def fail(n_times, error):
         def call():
             calls.append(1)
             if len(calls) <= n_times:
-                error = OperationalError("UPDATE", {}, Exception("gone"))
-                error.connection_invalidated = is_broken
                 raise StorageInternalError from error
             return len(calls)
 
         calls = []
         return call
 
-    assert storages.reconnect(fail(2, True)) == 3
-    for call in (fail(3, True), fail(1, False)):
+    refused = OperationalError("UPDATE", {}, Exception("refused"))
+    gone = OperationalError(
+        "UPDATE", {}, Exception("gone"), connection_invalidated=True
+    )
+    for error in (gone, PendingRollbackError()):
+        assert storages.reconnect(fail(2, error)) == 3
+    for call in (fail(3, gone), fail(1, refused)):
         with pytest.raises(StorageInternalError):
             storages.reconnect(call)
+
+
+@pytest.mark.postgres
+def test_a_connection_that_breaks_while_trials_are_read(server):
+    storage = storages.open_storage(server.url)
+    study = open_study(storage, "broken", ["maximize"])
+    study.add_trial(create_trial(value=1.0))
+    ended = []
+
+    @event.listens_for(storage.engine, "before_cursor_execute")
+    def _(connection, cursor, statement, *_):
+        if "ORDER BY trials.trial_id" in statement and not ended:
+            ended.append(connection.connection.driver_connection.info.backend_pid)
+            with closing(storage.engine.raw_connection()) as other:
+                other.cursor().execute(f"SELECT pg_terminate_backend({ended[0]}, 5000)")
+
+    try:
+        assert len(storages.reconnect(study.get_trials)) == 1
+    finally:
+        storages.release(storage)
+    assert ended
 
 
 @pytest.mark.skipif(find_spec("psycopg") is None, reason="psycopg is not installed")

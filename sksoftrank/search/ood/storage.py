@@ -55,7 +55,7 @@ _NETWORK = {
 }
 _MOUNTS = Path("/proc/self/mounts")
 _FIXES = {
-    "full": "make room on the disk",
+    "is full": "make room on the disk",
     "I/O": "make room on the disk, or mend it",
     "locked": "end the process that holds it",
     "readonly": "mend the permissions of the file and its folder",
@@ -123,9 +123,18 @@ def reconnect(call: Callable[[], Result]) -> Result:
         try:
             return call()
         except StorageInternalError as error:
-            if not getattr(error.__cause__, "connection_invalidated", False):
+            if not _is_broken(error.__cause__):
                 raise
     return call()
+
+
+def _is_broken(error: Any) -> bool:
+    from sqlalchemy.exc import PendingRollbackError
+
+    # Optuna reads trials once more on the connection that broke while it read them.
+    return isinstance(error, PendingRollbackError) or getattr(
+        error, "connection_invalidated", False
+    )
 
 
 def has_heartbeat(storage: BaseStorage) -> bool:

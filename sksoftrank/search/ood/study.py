@@ -244,7 +244,11 @@ class StudyLoop:
                         # Another worker was first, with the last or with one queued.
                         self._give_back(untold.pop())
                         continue
-                    params = self._suggest(trial)
+                    try:
+                        params = self._suggest(trial)
+                    except UpdateFinishedTrialError:  # Taken for gone: another's now.
+                        untold.remove(trial)
+                        continue
                     if params is None:
                         self._tell(trial, None, untold)
                     else:
