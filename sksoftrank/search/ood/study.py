@@ -206,7 +206,7 @@ class StudyLoop:
             return False
         trials = [
             trial
-            for trial in self.study.get_trials(deepcopy=False)
+            for trial in reconnect(partial(self.study.get_trials, deepcopy=False))
             if trial.state != TrialState.WAITING
         ]
         with quiet(optuna.logging.ERROR):
@@ -304,7 +304,8 @@ class StudyLoop:
 
     def _should_prune(self, trial: Trial, epoch: int, outcome: Outcome) -> bool:
         score = outcome.score(self.criterion)
-        reconnect(partial(trial.report, score, epoch))
+        with suppress(UpdateFinishedTrialError):  # Taken for gone: another's now.
+            reconnect(partial(trial.report, score, epoch))
         return QUEUED not in trial.user_attrs and trial.should_prune()
 
     def _tell(
