@@ -1,392 +1,427 @@
 """OODSearchCV against a tuned baseline and the usual ways, under shifts it never saw.
 
-- gas_drift: batches 2 and 3 are the source, batch 4 is searched on, batch 5 reported.
-- gas_drift_2: batch 2 is the source, batch 3 is searched on, batches 4 and 5 reported.
-  (The default space was made with an eye on batch 4, and none on batch 5.)
-- digits: noise, gain drift and defocus blur are searched on, five others reported.
-- cifar10: one corruption of each family is searched on, the eleven others reported.
+For each protocol of `_protocols.py` and each seed, a search over the default space
+chooses by the searched domains; what it chooses is fitted again on all source rows, and
+reported on domains that nobody chose by, and in distribution. So are its rivals, on the
+same rows:
 
-Each seed draws source rows of its own. Rivals, on the same rows: (baseline) the default
-network at T = 1, its learning rate tuned on the in-distribution folds of our search,
-which returns it where nothing surely beats it; (id_search)
-OptunaSearchCV over the same space, which chooses on in-distribution accuracy;
-(boosting) HistGradientBoostingClassifier; (ensemble) eight networks at the baseline's
-setting. Beside them stand, but for cifar10, eight networks at our setting
-(ours_ensemble) and, to see which parameter did the work, our setting with one parameter
-at a time put back to the baseline's (less_<parameter>; the learning rate keeps its
-ratio to sqrt(T)).
+- baseline: the search's own, T = 1 at the rate that is best in distribution.
+- first_default: 128-128, T = 1, no normalisation, Adam; its rate likewise.
+- default: today's, SoftRankMLPClassifier().
+- best_id: that one of the search's configurations that is best in distribution.
+- recipe_a, recipe_b: the default with dropout .2; without normalisation, dropout .15
+  and no label smoothing.
+- hot, dual: 128-128 at T = 30; and at T = 1, the rate and the first weights scaled so
+  that training is the same.
+- random_forest, boosting; with --extra real_mlp (pytabkit) and id_search
+  (OptunaSearchCV on accuracy in distribution, of as many fits).
 
-With --ensembles OODSearchCV searches over ensembles of eight instead, whose own
-baseline is the ensemble at T = 1; the rivals are then the baseline and the ensemble.
+Of each network five are fitted, with a seed each: accuracy is the mean over them, so
+that a gain is not one network's luck, and `<name>_ensemble` is that of their average.
 
-Differences are paired by seed. No figure reported is of rows that a choice saw.
+The oracle is that trial of the search which is best on the reported domains; its gain
+is over the baseline's trial, both of one network fitted on four fifths of the rows, as
+is `choice_gain`: the share of the oracle compares like with like. A search does harm
+where its choice loses more than half a point to the baseline.
+
+Each cell (protocol, seed) is kept as it is done: a run that was cut off goes on.
 """
 
 from __future__ import annotations
 
-import math
+import json
+import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import optuna
-import torch
-from _common import mean_interval, parser, plain_mlp, write
-from joblib import Parallel, delayed
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna_integration import OptunaSearchCV
-from sklearn.base import clone
-from sklearn.datasets import load_digits
-from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
-from sklearn.model_selection import StratifiedShuffleSplit, train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-
-from sksoftrank import (
-    OODSearchCV,
-    SoftRankCNNClassifier,
-    SoftRankEnsembleClassifier,
-    shifts,
+from _common import (
+    PLAIN,
+    RESULTS,
+    hold_threads,
+    mean_interval,
+    parser,
+    plain_mlp,
+    write,
 )
-from sksoftrank.corruptions import CORRUPTIONS, Corruption
-from sksoftrank.datasets import load_cifar10, load_gas_drift
+from _protocols import PROTOCOLS
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from sklearn.base import clone
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.model_selection import StratifiedShuffleSplit
+from skorch.callbacks import Callback
 
-SPACE = {
-    "temperature": FloatDistribution(0.3, 100.0, log=True),
-    "learning_rate": FloatDistribution(3e-4, 1e-1, log=True),
-    "weight_decay": FloatDistribution(1e-6, 1e-2, log=True),
-    "dropout": FloatDistribution(0.0, 0.5),
-}
-N_MEMBERS = 8
-N_BASELINES = 4  # Trials that the search begins with: T = 1, at four learning rates.
-DIGITS_SEARCHED = [
-    shifts.GaussianNoise(3, random_state=0),
-    shifts.GainDrift(3, random_state=0),
-    Corruption("defocus_blur", 3),
-]
-DIGITS_REPORTED = {
-    "FeatureDropout": shifts.FeatureDropout(3, random_state=1),
-    "OffsetDrift": shifts.OffsetDrift(3, random_state=1),
-    **{kind: Corruption(kind, 3) for kind in ("contrast", "brightness", "pixelate")},
-}
-CIFAR_SEARCHED = ("gaussian_noise", "defocus_blur", "fog", "jpeg_compression")
+from sksoftrank import OODSearchCV, StackedGridSearchCV
+from sksoftrank.search.ood.search import as_ensemble
 
-Rows = tuple[Any, Any]
+N_MEMBERS = 5
+HARM = 0.5
+RECIPE_B = {"normalization": None, "dropout": 0.15, "label_smoothing": 0.0}
+FIRST_RATES = [3e-4, 1e-3, 3e-3, 1e-2]
+RIVALS = ("baseline", "first_default", "default")
 
 
-def clip(X):
-    # A few spikes of the gas sensors, of up to fifty standard deviations.
-    return np.clip(X, -5.0, 5.0)
+class ScaleWeights(Callback):
+    """Scale the first weights; biases are zero."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def on_train_begin(self, net, **kwargs):
+        """Scale all that the layers multiply by."""
+        for parameter in net.module_.parameters():
+            parameter.data.mul_(self.factor)
 
 
-def mlp(seed):
-    return make_pipeline(
-        StandardScaler(),
-        FunctionTransformer(clip),
-        plain_mlp(max_epochs=20, device="cpu", random_state=seed),
+class Witness:
+    """Accuracy, noting beside it what each fit scores on the reported rows.
+
+    The search sees the accuracy alone.
+    """
+
+    def __init__(self, report):
+        self.report = report
+        self.fits = []
+        self.last = None
+
+    def __call__(self, estimator, X, y):
+        """Score the rows; of an estimator that is new, the reported ones too."""
+        if estimator is not self.last:
+            self.last = estimator
+            ood = np.mean([estimator.score(*rows) for rows in self.report.values()])
+            self.fits.append((estimator.get_params(), float(ood)))
+        return estimator.score(X, y)
+
+    def scores(self, candidates):
+        """Return the score of each configuration's first fit; NaN where it failed."""
+
+        def score(params):
+            wanted = params.items()
+            for found, ood in self.fits:
+                if all(found[name] == value for name, value in wanted):
+                    return ood
+            return np.nan
+
+        return np.array([score(params) for params in candidates])
+
+
+def of_networks(task, network, seed):
+    """Return accuracies on each domain: mean of several networks, and their average."""
+    network[-1].set_params(random_state=seed)
+    ensemble = as_ensemble(network, N_MEMBERS).fit(*task.fit)
+    members = ensemble[-1].estimators_
+
+    def accuracies(X, y):
+        for step in ensemble[:-1]:
+            X = step.transform(X)
+        return float(np.mean([member.score(X, y) for member in members]))
+
+    rows = domains(task)
+    return (
+        with_mean({name: accuracies(*own) for name, own in rows.items()}),
+        with_mean({name: float(ensemble.score(*own)) for name, own in rows.items()}),
     )
 
 
-def cnn(seed):
-    return make_pipeline(
-        SoftRankCNNClassifier(
-            (16, 32, 64),
-            input_shape=(3, 32, 32),
-            augmentation=("flip", "shift"),
-            max_epochs=8,
-            device="cpu",
-            random_state=seed,
-        )
-    )
+def domains(task):
+    return {"id": task.id, **task.report}
 
 
-@dataclass
-class Task:
-    """What a seed is given: rows to fit, to search on, and to report."""
-
-    fit: Rows
-    id: Rows
-    report: dict[str, Rows]
-    ood: dict[str, Any] = field(default_factory=dict)
-    shifts: list[Any] | None = None
-    make: Callable[[int], Any] = mlp
-    normalizations: tuple[str | None, ...] = (None, "layer", "batch")
-    cv: Any = 3
-    n_seeds: int = 2
-
-    def space(self, prefix):
-        """Return what is searched, of a network whose parameters have this prefix."""
-        space = {
-            **SPACE,
-            "normalization": CategoricalDistribution(self.normalizations),
-        }
-        return {prefix + name: values for name, values in space.items()}
+def with_mean(scores):
+    """Add the mean over the reported domains."""
+    ood = float(np.mean([value for name, value in scores.items() if name != "id"]))
+    return {**scores, "ood": ood}
 
 
-def gas_drift(data, source, searched, reported):
-    batch = np.asarray(data.domains)
-
-    def rows(*batches):
-        chosen = np.isin(batch, batches)
-        return data.X[chosen], data.y[chosen]
-
-    def task(seed):
-        X, y = rows(*source)
-        X, X_id, y, y_id = train_test_split(
-            X, y, train_size=0.8, stratify=y, random_state=seed
-        )
-        X_ood, y_ood = rows(searched)
-        return Task(
-            fit=(X, y),
-            id=(X_id, y_id),
-            report={f"batch {b}": rows(b) for b in reported},
-            ood={"X_ood": X_ood, "y_ood": y_ood},
-        )
-
-    return task
+def tuned(task, clf, rates, seed):
+    """Return a network at the learning rate that is best in distribution."""
+    network = task.pipeline(clf)
+    name = f"{network.steps[-1][0]}__learning_rate"
+    cv = StratifiedShuffleSplit(1, test_size=0.2, random_state=seed)
+    search = StackedGridSearchCV(network, {name: rates}, cv=cv, refit=False)
+    return clone(network).set_params(**search.fit(*task.fit).best_params_)
 
 
-def digits():
-    X, y = load_digits(return_X_y=True)
-    X = X / 16
+def id_search(task, network, seed, n_trials):
+    """Return what OptunaSearchCV chooses in distribution."""
+    from optuna_integration import OptunaSearchCV
 
-    def task(seed):
-        X_fit, X_id, y_fit, y_id = train_test_split(
-            X, y, train_size=0.8, stratify=y, random_state=seed
-        )
-        report = {
-            name: (shift.fit(X_fit).transform(X_id), y_id)
-            for name, shift in DIGITS_REPORTED.items()
-        }
-        return Task((X_fit, y_fit), (X_id, y_id), report, shifts=DIGITS_SEARCHED)
-
-    return task
-
-
-def cifar10(folder, n_images):
-    data = load_cifar10(folder, n_train=8 * n_images, n_test=1000)
-    X, X_test = (part.reshape(len(part), -1) for part in (data.X_train, data.X_test))
-    reported = [kind for kind in CORRUPTIONS if kind not in CIFAR_SEARCHED]
-    report = {
-        kind: (Corruption(kind, random_state=1).fit_transform(X_test), data.y_test)
-        for kind in reported
+    space = {
+        "temperature": FloatDistribution(0.3, 100.0, log=True),
+        "learning_rate": FloatDistribution(3e-4, 3e-2, log=True),
+        "weight_decay": FloatDistribution(1e-3, 0.3, log=True),
+        "label_smoothing": FloatDistribution(0.0, 0.2),
+        "dropout": FloatDistribution(0.0, 0.5),
+        "normalization": CategoricalDistribution((None, "batch")),
     }
-
-    def task(seed):
-        X_fit, _, y_fit, _ = train_test_split(
-            X, data.y_train, train_size=n_images, stratify=data.y_train,
-            random_state=seed,
-        )  # fmt: skip
-        return Task(
-            (X_fit, y_fit),
-            (X_test, data.y_test),
-            report,
-            shifts=[Corruption(kind, random_state=0) for kind in CIFAR_SEARCHED],
-            make=cnn,
-            normalizations=("batch", "group", None),
-            cv=StratifiedShuffleSplit(1, test_size=0.25, random_state=seed),
-            n_seeds=1,
-        )
-
-    return task
-
-
-def voting(clf):
-    """Return the mean of networks that differ in their seed."""
-    members = []
-    for seed in range(N_MEMBERS):
-        member = clone(clf)
-        member[-1].set_params(random_state=1000 + seed)
-        members.append((str(seed), member))
-    return VotingClassifier(members, voting="soft")
-
-
-def put_back(name, params, baseline):
-    """Return parameters with one put back to the baseline's."""
-    back = {**params, name: baseline[name]}
-    scale = math.sqrt(params["temperature"])
-    if name == "temperature":
-        back["learning_rate"] = params["learning_rate"] / scale
-    if name == "learning_rate":
-        back["learning_rate"] = baseline["learning_rate"] * scale
-    return back
-
-
-def rivals(task, network, baseline, seed, n_trials):
-    """Return what a user would otherwise pick, fitted."""
-    id_search = OptunaSearchCV(
-        network,
-        task.space(f"{network.steps[-1][0]}__"),
+    prefix = f"{network.steps[-1][0]}__"
+    search = OptunaSearchCV(
+        clone(network).set_params(**{f"{prefix}random_state": seed}),
+        {prefix + name: values for name, values in space.items()},
         n_trials=n_trials,
-        cv=task.cv,
+        cv=StratifiedShuffleSplit(1, test_size=0.2, random_state=seed),
         random_state=seed,
-        study=optuna.create_study(
-            direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
-        ),
-    )
-    models = {
-        "id_search": id_search,
-        "boosting": HistGradientBoostingClassifier(random_state=seed),
-        "ensemble": voting(baseline),
-    }
-    return {name: model.fit(*task.fit) for name, model in models.items()}
+        refit=False,
+    ).fit(*task.fit)
+    return clone(network).set_params(**search.best_params_)
 
 
-def parameters(network):
-    """Return what is searched of a network's parameters."""
-    params = network.get_params()
-    return {name: params[name] for name in (*SPACE, "normalization")}
+def real_mlp(seed):
+    from pytabkit import RealMLP_TD_S_Classifier
+
+    return RealMLP_TD_S_Classifier(random_state=seed, n_cv=1, n_refit=0)
 
 
-def tuned_baseline(search, network):
-    """Return the network at T = 1 with the rate that does best in distribution."""
-    results = search.cv_results_
-    id_scores = np.where(results["is_baseline"], results["mean_test_id"], -np.inf)
-    return clone(network).set_params(**results["params"][int(np.argmax(id_scores))])
-
-
-def search(task, network, seed, n_trials, n_seeds):
-    """Return our search, fitted, over the networks of an estimator's last step."""
-    is_ensemble = isinstance(network[-1], SoftRankEnsembleClassifier)
-    prefix = f"{network.steps[-1][0]}__{'estimator__' if is_ensemble else ''}"
-    return OODSearchCV(
+def measure(protocol, folder, seed, n_trials, extra):
+    """Return a cell: the accuracies of all, and what the search chose."""
+    start = time.process_time()
+    task = protocol.task(folder, seed)
+    network = task.pipeline(protocol.network())
+    witness = Witness(task.report)
+    search = OODSearchCV(
         network,
-        task.space(prefix),
         n_trials=n_trials,
-        n_seeds=n_seeds,
-        cv=task.cv,
+        scoring=witness,
         shifts=task.shifts,
+        refit=False,
         random_state=seed,
-    ).fit(*task.fit, **task.ood)
+    ).fit(*task.fit, **task.foreign())
+    seconds = time.process_time() - start
 
+    results = search.cv_results_
+    candidates, id_scores = results["params"], results["mean_test_id"]
+    baseline = int(np.nanargmax(np.where(results["is_baseline"], id_scores, np.nan)))
+    best_id = int(np.nanargmax(id_scores))
 
-def of_eight(network, seed):
-    """Return a pipeline that ends in eight such networks."""
-    ensemble = SoftRankEnsembleClassifier(
-        network[-1], n_estimators=N_MEMBERS, random_state=seed
-    )
-    return make_pipeline(*(clone(step) for step in network[:-1]), ensemble)
+    def trial(place):
+        return clone(network).set_params(**candidates[place])
 
-
-def run(make_task, seed, n_trials, ensembles):
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    task = make_task(seed)
-    X, y = task.fit
-    network = task.make(seed)
-    ours = search(
-        task, network, seed, N_BASELINES if ensembles else n_trials, task.n_seeds
-    )
-    baseline = tuned_baseline(ours, network).fit(X, y)
-    models = {"baseline": baseline}
-    if ensembles:
-        # Eight networks have seeds enough.
-        ours = search(task, of_eight(network, seed), seed, n_trials, n_seeds=1)
-        models |= {"ours": ours, "ensemble": voting(baseline).fit(X, y)}
-    else:
-        models |= {"ours": ours} | rivals(task, network, baseline, seed, n_trials)
-        if task.make is mlp:
-            models["ours_ensemble"] = voting(ours.best_estimator_).fit(X, y)
-    last = ours.best_estimator_[-1]
-    own = parameters(last.estimator if ensembles else last)
-    is_baseline = bool(ours.cv_results_["is_baseline"][ours.best_index_])
-    if not ensembles and task.make is mlp:
-        for name in own:
-            models[f"less_{name}"] = ours
-            if not is_baseline:
-                params = put_back(name, own, parameters(baseline[-1]))
-                clf = clone(network)
-                clf[-1].set_params(**params)
-                models[f"less_{name}"] = clf.fit(X, y)
-    record = {
-        model: {
-            "id": clf.score(*task.id),
-            **{where: clf.score(*rows) for where, rows in task.report.items()},
+    networks = {
+        "choice": trial(search.best_index_),
+        "baseline": trial(baseline),
+        "best_id": trial(best_id),
+        "default": clone(network),
+    }
+    others = {}
+    if protocol.image_shape is None:
+        # Three layers of weights.
+        hot, root = 30.0, 30.0 ** (1 / 3)
+        rate = 1e-3 * hot**0.5
+        dual = {
+            "learning_rate": rate / root,
+            "callbacks": [ScaleWeights(1 / root)],
+            "net_params": {"optimizer__eps": 1e-8 * root},
         }
-        for model, clf in models.items()
-    }
-    for scores in record.values():
-        scores["ood"] = float(np.mean([scores[where] for where in task.report]))
-    record["choice"] = {
-        "is_baseline": is_baseline,
-        "reason": ours.best_reason_,
-        "searched_score": float(ours.best_score_),
-        **own,
-    }
-    return record
+        clfs = {
+            "recipe_a": protocol.network(dropout=0.2),
+            "recipe_b": protocol.network(**RECIPE_B),
+            "hot": plain_mlp(temperature=hot, learning_rate=rate, device="cpu"),
+            "dual": plain_mlp(device="cpu", **dual),
+        }
+        networks |= {name: task.pipeline(clf) for name, clf in clfs.items()}
+        plain = protocol.network(**PLAIN, temperature=1.0, random_state=seed)
+        networks["first_default"] = tuned(task, plain, FIRST_RATES, seed)
+        others["random_forest"] = RandomForestClassifier(random_state=seed)
+        others["boosting"] = HistGradientBoostingClassifier(random_state=seed)
+        if "real_mlp" in extra:
+            others["real_mlp"] = real_mlp(seed)
+    if "id_search" in extra:
+        n_fits = int(results["n_seeds"].sum())
+        networks["id_search"] = id_search(task, network, seed, n_fits)
 
-
-def summarize(name, records):
-    """Print and return each model's scores and its gains over the baseline."""
-    table = {}
-    for model in records[0]:
-        if model == "choice":
-            continue
-        # What a parameter brought is what ours has more than without it.
-        rival = "ours" if model.startswith("less_") else "baseline"
-        row = {}
-        for where in records[0][model]:
-            values = 100 * np.array([r[model][where] for r in records])
-            base = 100 * np.array([r[rival][where] for r in records])
-            row[where] = {
-                "score": mean_interval(values),
-                "gain": mean_interval(values - base),
-                "wins": int((values > base).sum()),
-                "losses": int((values < base).sum()),
-            }
-        table[model] = row
-        gains = ", ".join(
-            f"{where} {cell['score'][0]:.2f} ({cell['gain'][0]:+.2f} ± "
-            f"{cell['gain'][1]:.2f}, {cell['wins']}:{cell['losses']})"
-            for where, cell in row.items()
-            if where in ("id", "ood") or where.startswith("batch")
+    scores, fitted = {}, {}
+    for name, own in networks.items():
+        key = repr(own.get_params())
+        if key not in fitted:  # The choice may be the baseline.
+            fitted[key] = of_networks(task, own, seed)
+        scores[name], scores[f"{name}_ensemble"] = fitted[key]
+    X, y = task.fit
+    for name, clf in others.items():
+        clf.fit(X.reshape(len(X), -1), y)
+        scores[name] = with_mean(
+            {d: float(clf.score(*rows)) for d, rows in domains(task).items()}
         )
-        print(f"{name} {model} over {rival}: {gains}", flush=True)
-    choices = [r["choice"] for r in records]
-    n_kept = sum(choice["is_baseline"] for choice in choices)
-    print(f"{name}: the baseline was kept in {n_kept} of {len(records)}", flush=True)
-    return {"table": table, "n_baseline_kept": n_kept, "choices": choices}
+    ood = witness.scores(candidates)
+    return {
+        "scores": scores,
+        "choice": {
+            "is_baseline": bool(results["is_baseline"][search.best_index_]),
+            "params": {
+                k.rpartition("__")[2]: v for k, v in search.best_params_.items()
+            },
+            "reason": search.best_reason_,
+            "oracle_gain": float(np.nanmax(ood) - ood[baseline]),
+            "choice_gain": float(ood[search.best_index_] - ood[baseline]),
+            "search_seconds": seconds,
+        },
+        "seconds": time.process_time() - start,
+    }
+
+
+# -- Summary ---------------------------------------------------------------------------
+
+
+def gains(cells, model, rival, where="ood"):
+    """Return a model's gains over a rival, in points, one a seed."""
+    return np.array(
+        [
+            100 * (cell["scores"][model][where] - cell["scores"][rival][where])
+            for cell in cells
+            if model in cell["scores"] and rival in cell["scores"]
+        ]
+    )
+
+
+def summarize(cells):
+    """Return figures by protocol, and means over the protocols of each group."""
+    by_protocol = {}
+    for key, cell in cells.items():
+        by_protocol.setdefault(key.split("/")[0], []).append(cell)
+    table = {name: _of_protocol(own) for name, own in by_protocol.items()}
+    groups = {"all but null": ("studied", "untouched")}
+    groups |= {group: (group,) for group in ("studied", "untouched", "null")}
+    summary = {}
+    for group, kinds in groups.items():
+        names = [name for name in table if PROTOCOLS[name].group in kinds]
+        if names:
+            summary[group] = _of_group(
+                {name: by_protocol[name] for name in names}, table
+            )
+    return {"groups": summary, "protocols": table}
+
+
+def _of_protocol(cells):
+    models = list(cells[0]["scores"])
+    return {
+        "n_seeds": len(cells),
+        "accuracy": {
+            model: {
+                where: 100 * float(np.mean([c["scores"][model][where] for c in cells]))
+                for where in ("id", "ood")
+            }
+            for model in models
+            if all(model in cell["scores"] for cell in cells)
+        },
+        "gain": {
+            model: {
+                rival: mean_interval(own)
+                for rival in RIVALS
+                if len(own := gains(cells, model, rival))
+            }
+            for model in ("choice", "choice_ensemble")
+        },
+        "gain_in_distribution": mean_interval(gains(cells, "choice", "baseline", "id")),
+        "harm_rate": float((gains(cells, "choice", "baseline") < -HARM).mean()),
+        "n_baseline_kept": sum(cell["choice"]["is_baseline"] for cell in cells),
+        **{
+            name: 100 * float(np.mean([cell["choice"][name] for cell in cells]))
+            for name in ("oracle_gain", "choice_gain")
+        },
+        "seconds": float(np.mean([cell["seconds"] for cell in cells])),
+    }
+
+
+def _of_group(by_protocol, table):
+    """Return means over protocols of means over seeds; intervals over protocols."""
+    cells = [cell for own in by_protocol.values() for cell in own]
+    models = sorted({model for cell in cells for model in cell["scores"]})
+    found = {}
+    for model in ("choice", "choice_ensemble"):
+        for rival in models:
+            if rival.startswith("choice"):
+                continue
+            own = {
+                name: float(values.mean())
+                for name, part in by_protocol.items()
+                if len(values := gains(part, model, rival))
+            }
+            largest = max(own, key=own.get)
+            rest = [gain for name, gain in own.items() if name != largest]
+            found[f"{model} over {rival}"] = {
+                "gain": mean_interval(list(own.values())),
+                "without_largest": mean_interval(rest) if rest else None,
+                "largest": largest,
+                "worst": [min(own, key=own.get), min(own.values())],
+            }
+    oracle, choice = (
+        sum(table[name][key] for name in by_protocol)
+        for key in ("oracle_gain", "choice_gain")
+    )
+    return {
+        "gains": found,
+        "harm_rate": float(
+            np.mean(
+                [gains([c], "choice", "baseline")[0] < -HARM for c in cells],
+            )
+        ),
+        "n_searches": len(cells),
+        "share_of_oracle": choice / oracle if oracle else float("nan"),
+    }
+
+
+def report(summary):
+    for name, row in summary["protocols"].items():
+        accuracy = row["accuracy"]
+        by_rival = ", ".join(
+            f"{rival} {mean:+.2f} ± {half:.2f}"
+            for rival, (mean, half) in row["gain"]["choice"].items()
+        )
+        print(
+            f"{name} ({PROTOCOLS[name].group}, {row['n_seeds']} seeds): choice "
+            f"{accuracy['choice']['ood']:.2f} (ID {accuracy['choice']['id']:.2f}), "
+            f"over {by_rival}; harm {100 * row['harm_rate']:.0f} %, oracle "
+            f"{row['oracle_gain']:+.2f}, kept {row['n_baseline_kept']}"
+        )
+    for group, row in summary["groups"].items():
+        print(
+            f"{group}: {row['n_searches']} searches, harm {100 * row['harm_rate']:.1f} "
+            f"%, share of the oracle {row['share_of_oracle']:.2f}"
+        )
+        for pair, own in row["gains"].items():
+            model, _, rival = pair.split()
+            if rival.endswith("_ensemble") != model.endswith("_ensemble"):
+                continue
+            mean, half = own["gain"]
+            rest, rest_half = own["without_largest"] or (float("nan"),) * 2
+            print(
+                f"  {pair:38s} {mean:+.2f} ± {half:.2f}; without {own['largest']} "
+                f"{rest:+.2f} ± {rest_half:.2f}; worst {own['worst'][0]} "
+                f"{own['worst'][1]:+.2f}"
+            )
 
 
 def main():
-    p = parser(__doc__.splitlines()[0])
-    sets = ["gas_drift", "gas_drift_2", "digits", "cifar10"]
-    p.add_argument("--seeds", type=int, default=20)
-    p.add_argument("--trials", type=int, default=32)
-    p.add_argument("--images", type=int, default=1500)
-    p.add_argument("--cifar-seeds", type=int, default=6)
-    p.add_argument("--cifar-trials", type=int, default=10)
-    p.add_argument("--ensembles", action="store_true")
-    p.add_argument("--sets", nargs="+", default=sets, choices=sets)
+    p = parser(__doc__)
+    p.add_argument("--protocols", nargs="+", default=list(PROTOCOLS), choices=PROTOCOLS)
+    p.add_argument("--seeds", type=int, default=10)
+    p.add_argument("--trials", type=int, default=72)
+    p.add_argument("--extra", nargs="+", default=[], choices=["real_mlp", "id_search"])
     args = p.parse_args()
-    for name in args.sets:
-        n_seeds, n_trials = args.seeds, args.trials
-        if name.startswith("gas_drift"):
-            data = load_gas_drift(args.data)
-            protocol = {
-                "gas_drift": ((2, 3), 4, (5,)),
-                "gas_drift_2": ((2,), 3, (4, 5)),
-            }
-            make_task = gas_drift(data, *protocol[name])
-        elif name == "digits":
-            make_task = digits()
-        else:
-            make_task = cifar10(args.data, args.images)
-            n_seeds, n_trials = args.cifar_seeds, args.cifar_trials
-        records = Parallel(n_jobs=2)(
-            delayed(run)(make_task, seed, n_trials, args.ensembles)
-            for seed in range(n_seeds)
-        )
-        write(
-            f"ood_accuracy_{name}" + ("_ensembles" if args.ensembles else ""),
-            summarize(name, records),
-            seeds=n_seeds,
-            trials=n_trials,
-            images=args.images if name == "cifar10" else None,
-        )
+    hold_threads(args.threads)
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = RESULTS / "ood_accuracy.json"
+    cells = {}
+    if path.exists():
+        record = json.loads(path.read_text())
+        if record["trials"] == args.trials:
+            cells = record["results"]["cells"]
+    # All protocols with the first seed, then with the next one.
+    for seed in range(args.seeds):
+        for name in args.protocols:
+            key = f"{name}/{seed}"
+            if key in cells:
+                continue
+            cells[key] = measure(
+                PROTOCOLS[name], args.data, seed, args.trials, args.extra
+            )
+            print(key, f"{cells[key]['seconds']:.0f} s", flush=True)
+            write(
+                "ood_accuracy",
+                {"summary": summarize(cells), "cells": cells},
+                trials=args.trials,
+            )
+    report(summarize(cells))
 
 
 if __name__ == "__main__":

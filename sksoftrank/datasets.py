@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+from collections.abc import Sequence
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
@@ -22,8 +24,11 @@ from sksoftrank.corruptions import Corruption
 __all__ = [
     "load_cifar10",
     "load_digits_shift",
+    "load_flights",
     "load_gas_drift",
+    "load_portal_rodents",
     "load_table",
+    "load_watch",
     "synthetic_shifts",
 ]
 
@@ -45,6 +50,13 @@ CIFAR10_SHAPE = (3, 32, 32)
 # The order of the labels 1 to 6 in the UCI repository.
 GAS_NAMES = ("ethanol", "ethylene", "ammonia", "acetaldehyde", "acetone", "toluene")
 GAS_FEATURES = tuple(f"f{i:03d}" for i in range(1, 129))
+RODENT_FEATURES = (
+    *("month", "plot_id", "plot_type", "sex", "hindfoot_length", "weight"),
+)
+FLIGHT_FEATURES = (
+    *("weekday", "sched_dep", "sched_arr", "dep_delay", "arr_delay", "air_time"),
+    *("distance", "flight", "origin", "dest"),
+)
 
 
 def load_digits_shift(
@@ -339,9 +351,7 @@ def load_gas_drift(path: str | PathLike[str]) -> Bunch:
     >>> gas.X.shape, gas.y.tolist(), gas.domains.tolist()
     ((4, 128), [0, 1, 0, 1], [2, 2, 3, 3])
     """
-    path = Path(path)
-    if path.is_dir():
-        path = _file_in(path, "gas_drift.parquet")
+    path = _file(path, "gas_drift.parquet")
     table = load_table(path, "gas", domain="batch")
     if table.feature_names != list(GAS_FEATURES):
         raise ValueError(
@@ -357,6 +367,298 @@ def load_gas_drift(path: str | PathLike[str]) -> Bunch:
         feature_names=table.feature_names,
         target_names=list(GAS_NAMES),
     )
+
+
+def load_portal_rodents(path: str | PathLike[str]) -> Bunch:
+    """Load rodents caught in a desert over decades: which species, a real shift.
+
+    Over the years species come and go, and the plants that they live on change.
+
+    Parameters
+    ----------
+    path : str or path-like
+        ``portal_rodents.parquet``, or the folder it is in. Its columns: ``month``,
+        ``plot_id``, ``plot_type``, ``sex``, ``hindfoot_length``, ``weight``,
+        ``species_id`` and ``year``.
+
+    Returns
+    -------
+    Bunch
+        ``X``, a frame of n rows and the first six of these; ``plot_id``, ``plot_type``
+        and ``sex`` are categories, of which ``sex`` may be missing. ``y`` (n,), the
+        species, and ``domains`` (n,), the year, in int64; ``feature_names``,
+        ``target_names``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a column is missing or holds anything else, or a value is missing.
+    ImportError
+        If pandas or pyarrow is not installed.
+
+    References
+    ----------
+    S. K. M. Ernest et al., "The Portal Project: a long-term study of a Chihuahuan
+    desert ecosystem", bioRxiv 332783, 2018.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from sksoftrank.datasets import load_portal_rodents
+    >>> frame = pd.DataFrame(
+    ...     {
+    ...         **{"month": [1, 2], "plot_id": [3, 4], "plot_type": ["a", "b"]},
+    ...         **{"sex": ["F", None], "hindfoot_length": [35.0, 20.0]},
+    ...         **{"weight": [40.0, 7.0], "species_id": ["DM", "PF"]},
+    ...         "year": [1977, 1978],
+    ...     }
+    ... )
+    >>> path = Path(tempfile.mkdtemp()) / "portal_rodents.parquet"
+    >>> frame.to_parquet(path)
+    >>> rodents = load_portal_rodents(path)
+    >>> rodents.X.shape, rodents.y.tolist(), rodents.domains.tolist()
+    ((2, 6), [0, 1], [1977, 1978])
+    """
+    return _load_frame(
+        path,
+        "portal_rodents.parquet",
+        RODENT_FEATURES,
+        target="species_id",
+        domain="year",
+        # Numbers of plots have no order.
+        categories=("plot_id", "plot_type", "sex"),
+        may_miss=("sex",),
+        caller="load_portal_rodents",
+    )
+
+
+def load_flights(
+    path: str | PathLike[str], months: Sequence[int] | None = None
+) -> Bunch:
+    """Load flights from New York over a year: which carrier, a real shift.
+
+    Timetables, numbers of flights and the weather change with the months.
+
+    Parameters
+    ----------
+    path : str or path-like
+        ``flights.parquet``, or the folder it is in. Its columns: ``weekday``,
+        ``sched_dep``, ``sched_arr``, ``dep_delay``, ``arr_delay``, ``air_time``,
+        ``distance``, ``flight`` (the number), ``origin``, ``dest``, ``carrier`` and
+        ``month``.
+    months : sequence of int, default=None
+        Those to load, of the file's. None loads all.
+
+    Returns
+    -------
+    Bunch
+        ``X``, a frame of n rows and the first ten of these, of which ``origin`` and
+        ``dest`` are categories; ``y`` (n,), the carrier, and ``domains`` (n,), the
+        month, in int64; ``feature_names``; ``target_names``, of all months' carriers.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a column is missing or holds anything else, a value is missing, or no row
+        is of one of the months.
+    ImportError
+        If pandas or pyarrow is not installed.
+
+    References
+    ----------
+    H. Wickham, "nycflights13: Flights that Departed NYC in 2013", R package; data of
+    the Bureau of Transportation Statistics.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from sksoftrank.datasets import FLIGHT_FEATURES, load_flights
+    >>> frame = pd.DataFrame(1, index=range(3), columns=FLIGHT_FEATURES)
+    >>> frame = frame.assign(origin="JFK", dest=["BOS", "LAX", "BOS"])
+    >>> path = Path(tempfile.mkdtemp()) / "flights.parquet"
+    >>> frame.assign(carrier=["B6", "AA", "B6"], month=[1, 1, 2]).to_parquet(path)
+    >>> flights = load_flights(path, months=[1])
+    >>> flights.X.shape, flights.y.tolist(), flights.target_names
+    ((2, 10), [1, 0], ['AA', 'B6'])
+    """
+    flights = _load_frame(
+        path,
+        "flights.parquet",
+        FLIGHT_FEATURES,
+        target="carrier",
+        domain="month",
+        categories=("origin", "dest"),
+        caller="load_flights",
+    )
+    if months is not None:
+        known = np.unique(flights.domains).tolist()
+        if len(months) == 0 or not set(months) <= set(known):
+            raise ValueError(
+                f"months must be some of those in the file, {shorten(known)}, got "
+                f"{months!r}. Leave out others, or pass None for all."
+            )
+        chosen = np.isin(flights.domains, months)
+        flights.X = flights.X[chosen].reset_index(drop=True)
+        flights.y, flights.domains = flights.y[chosen], flights.domains[chosen]
+    return flights
+
+
+def load_watch(path: str | PathLike[str]) -> Bunch:
+    """Load a watch's motions in seven exercises of the shoulder, a real shift.
+
+    Each person moves in their own way, and the other arm mirrors the motion.
+
+    Parameters
+    ----------
+    path : str or path-like
+        ``watch.npz``, or the folder it is in. Its arrays: ``X`` (n, 6, 100), ``y``,
+        ``subject`` and ``side`` (n,), ``channels`` (6,), ``classes`` (7,).
+
+    Returns
+    -------
+    Bunch
+        ``X`` (n, 600) in float32, the six channels one after the other, each 100 steps
+        of time: as they are, for summaries of them are the user's to choose; ``y``
+        (n,), the exercise, ``subject`` (n,), who did it, and ``side`` (n,), 0 or 1 for
+        the arm, in int64; ``feature_names``, ``target_names``, ``series_shape``,
+        which ``X.reshape(-1, *series_shape)`` has.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If an array is missing or has another shape, or a value is not finite.
+
+    References
+    ----------
+    D. M. Burns et al., "Shoulder physiotherapy exercise recognition: machine learning
+    the inertial signals from a smartwatch", Physiological Measurement 39, 2018.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from sksoftrank.datasets import load_watch
+    >>> path = Path(tempfile.mkdtemp()) / "watch.npz"
+    >>> np.savez(
+    ...     path,
+    ...     X=np.ones((2, 6, 100), np.float32),
+    ...     y=[0, 1],
+    ...     subject=[1, 2],
+    ...     side=["0.0", "1.0"],
+    ...     channels=["ax", "ay", "az", "wx", "wy", "wz"],
+    ...     classes=["ABD", "ER", "FEL", "IR", "PEN", "ROW", "TRAP"],
+    ... )
+    >>> watch = load_watch(path)
+    >>> watch.X.shape, watch.subject.tolist(), watch.side.tolist()
+    ((2, 600), [1, 2], [0, 1])
+    """
+    path = _file(path, "watch.npz")
+    broken = (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile)
+    try:
+        with path.open("rb") as file:
+            parts = dict(np.load(file, allow_pickle=False))
+    except broken as error:
+        raise ValueError(
+            f"{path.name} must be an archive of arrays, but can't be read: {error}. "
+            "Check that it is the whole file."
+        ) from error
+    names = ("X", "y", "subject", "side", "channels", "classes")
+    missing = [name for name in names if name not in parts]
+    if missing:
+        raise ValueError(
+            f"{path.name} must hold the arrays {', '.join(names)}, but "
+            f"{', '.join(missing)} is missing. It has: {shorten(list(parts))}."
+        )
+    X, n_channels = parts["X"], len(parts["channels"])
+    lengths = {name: len(parts[name]) for name in ("y", "subject", "side")}
+    if X.ndim != 3 or X.shape[1] != n_channels or {*lengths.values()} != {len(X)}:
+        raise ValueError(
+            f"X in {path.name} must have a row for each of y, subject and side, of "
+            f"{n_channels} channels and as many steps, got the shape {X.shape} beside "
+            f"{lengths}. Check that it is the watch data."
+        )
+    if not np.isfinite(X).all():
+        raise ValueError(
+            f"X in {path.name} must be finite, got NaN or infinity. Fill or drop them."
+        )
+    y = np.asarray(parts["y"])
+    _need_codes("y", y, len(parts["classes"]) - 1, path)
+    return Bunch(
+        X=X.reshape(len(X), -1).astype(np.float32),
+        y=y.astype(np.int64),
+        subject=parts["subject"].astype(np.int64),
+        side=parts["side"].astype(np.float64).astype(np.int64),
+        feature_names=[
+            f"{channel}_{step:02d}"
+            for channel in parts["channels"].tolist()
+            for step in range(X.shape[2])
+        ],
+        target_names=parts["classes"].tolist(),
+        series_shape=X.shape[1:],
+    )
+
+
+def _load_frame(
+    path: str | PathLike[str],
+    name: str,
+    features: tuple[str, ...],
+    *,
+    target: str,
+    domain: str,
+    categories: tuple[str, ...],
+    may_miss: tuple[str, ...] = (),
+    caller: str,
+) -> Bunch:
+    """Return a table of numbers and categories as a frame, classes as codes."""
+    path = _file(path, name)
+    frame, _ = read_table(path, target, domain, caller=caller)
+    _need_columns(frame, (*features, target, domain), path)
+    for column in (*features, target, domain):
+        n_missing = int(frame[column].isna().sum())
+        if n_missing and column not in may_miss:
+            raise ValueError(
+                f"column {column!r} of {path.name} must be complete, but {n_missing} "
+                "values are missing. Fill them or drop those rows."
+            )
+    for column in (*features, domain):
+        if column not in categories and frame[column].dtype.kind not in "iuf":
+            raise ValueError(
+                f"column {column!r} of {path.name} must hold numbers, got "
+                f"{shorten(frame[column].unique())}. Check that it is the right file."
+            )
+    X = frame[list(features)].astype(dict.fromkeys(categories, "category"))
+    classes, y = np.unique(frame[target].astype(str).to_numpy(), return_inverse=True)
+    return Bunch(
+        X=X,
+        y=y.astype(np.int64),
+        domains=frame[domain].to_numpy(dtype=np.int64),
+        feature_names=list(features),
+        target_names=classes.tolist(),
+    )
+
+
+def _file(path: str | PathLike[str], name: str) -> Path:
+    """Return the path of a file that is given itself, or by the folder it is in."""
+    path = Path(path)
+    if path.is_dir():
+        return _file_in(path, name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"path must be a file, got {str(path)!r}, which does not exist. Pass "
+            f"{name} or the folder it is in."
+        )
+    return path
 
 
 def _file_in(folder: str | PathLike[str], name: str) -> Path:

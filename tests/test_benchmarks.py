@@ -1,3 +1,4 @@
+import importlib
 import json
 import math
 import os
@@ -5,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -54,3 +57,91 @@ def test_every_benchmark_finds_what_it_imports():
     code = "import importlib, sys\nfor n in sys.argv[1:]: importlib.import_module(n)"
     env = os.environ | {"PYTHONPATH": f"{BENCHMARKS.parent}{os.pathsep}{BENCHMARKS}"}
     subprocess.run([sys.executable, "-c", code, *names], env=env, check=True)
+
+
+@pytest.fixture(scope="module")
+def protocols():
+    """Return the module of the protocols."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("_protocols")
+    sys.path.remove(str(BENCHMARKS))
+
+
+def made_up(protocols, kind):
+    """Return data of six domains, of numbers or a frame; the last class is foreign."""
+    rng = np.random.default_rng(0)
+    n = 600
+    X, y, domains = rng.normal(size=(n, 3)), rng.integers(4, size=n), np.arange(n) % 6
+    y[(y == 3) & (domains < 2)] = 0
+    if kind == "frame":
+        X = pd.DataFrame(X, columns=["a", "b", "c"])
+        X["site"] = rng.choice(["north", "south"], size=n)
+    return protocols.by_domain(
+        X, y, domains, (0, 1), {"2": 2, "3": 3}, {"4": 4, "5": 5}
+    )
+
+
+@pytest.mark.parametrize("kind", ["array", "frame"])
+def test_a_protocol_keeps_its_rows_apart(protocols, kind):
+    tasks = [
+        protocols.Protocol("null", lambda _: made_up(protocols, kind), 100).task("", s)
+        for s in (0, 0, 1)
+    ]
+    assert set(tasks[0].places) == {
+        *("fit", "id", "search 2", "search 3", "report 4", "report 5")
+    }
+    rows = np.concatenate(list(tasks[0].places.values()))
+    assert len(np.unique(rows)) == len(rows)
+    for task in tasks:
+        parts = {"fit": task.fit, "id": task.id}
+        parts |= {f"search {k}": part for k, part in task.search.items()}
+        parts |= {f"report {k}": part for k, part in task.report.items()}
+        assert len(task.fit[1]) == 100
+        for name, (X, y) in parts.items():
+            assert X.dtype == np.float32
+            assert len(X) == len(y) == len(task.places[name]) > 50
+            # Nobody can name a class that the source has not.
+            assert y.max() == 2
+        assert len(task.foreign()["X_ood"]) == len(task.foreign()["domains_ood"])
+    # Each seed draws its own rows of the source; those of other domains stay.
+    first, same, other = (task.places for task in tasks)
+    np.testing.assert_array_equal(first["fit"], same["fit"])
+    assert set(first["fit"]) != set(other["fit"])
+    np.testing.assert_array_equal(first["report 4"], other["report 4"])
+
+
+def test_a_protocol_of_shifts_reports_other_kinds_of_other_rows(protocols):
+    protocol = protocols.PROTOCOLS["digits"]
+    data = protocol.load("")
+    searched = {protocols.shifts.shift_name(shift) for shift in data.search_shifts}
+    reported = {
+        protocols.shifts.shift_name(shift) for shift in data.report_shifts.values()
+    }
+    assert len(searched) == 3
+    assert len(reported) == 5
+    assert not searched & reported
+    assert not set(protocols.CIFAR_KINDS) - set(protocols.CORRUPTIONS)
+    task = protocol.task("", 0)
+    assert not set(task.places["fit"]) & set(task.places["id"])
+    assert task.foreign() == {}
+    for X, y in task.report.values():
+        assert X.shape == task.id[0].shape
+        assert not np.array_equal(X, task.id[0])
+        np.testing.assert_array_equal(y, task.id[1])
+
+
+def test_a_null_has_domains_of_one_distribution(protocols):
+    task = protocols.PROTOCOLS["null_digits"].task("", 0)
+    rows = np.concatenate(list(task.places.values()))
+    assert len(np.unique(rows)) == len(rows)
+    shares = [
+        np.bincount(y, minlength=10) / len(y)
+        for _, y in (task.fit, task.id, *task.search.values(), *task.report.values())
+    ]
+    assert np.ptp(shares, axis=0).max() < 0.02
+
+
+def test_both_kinds_of_protocols_are_there(protocols):
+    groups = [protocol.group for protocol in protocols.PROTOCOLS.values()]
+    assert {*groups} == {"studied", "untouched", "null"}
+    assert groups.count("null") >= 2

@@ -1,4 +1,4 @@
-"""The loaders: digits with shifts, CIFAR-10, gas sensors, and tables from files."""
+"""The loaders: digits with shifts, CIFAR-10, natural shifts, and tables from files."""
 
 import csv
 import decimal
@@ -18,13 +18,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sksoftrank import shifts
+from sksoftrank import SoftRankMLPClassifier, shifts
 from sksoftrank.corruptions import Corruption
 from sksoftrank.datasets import (
+    FLIGHT_FEATURES,
     load_cifar10,
     load_digits_shift,
+    load_flights,
     load_gas_drift,
+    load_portal_rodents,
     load_table,
+    load_watch,
     synthetic_shifts,
 )
 
@@ -296,6 +300,163 @@ def test_files_that_are_not_gas_drift(tmp_path, change, message):
     change(gas_frame()).to_parquet(path)
     with pytest.raises(ValueError, match=message):
         load_gas_drift(path)
+
+
+# Rodents, flights and a watch
+
+
+def rodents_frame():
+    return pd.DataFrame(
+        {
+            "year": np.array([1977, 1977, 1990, 2002], np.int16),
+            "month": [8, 8, 1, 12],
+            "plot_id": [3, 7, 3, 24],
+            "plot_type": pd.Categorical(["Control", "Spectab", "Control", "Control"]),
+            "sex": pd.Categorical(["M", "F", None, "M"]),
+            "hindfoot_length": np.array([35, 37, 20, 16], np.float32),
+            "weight": np.array([40, 48, 7, 8], np.float32),
+            "species_id": ["DM", "DM", "PF", "NA"],
+        }
+    )
+
+
+def flights_frame():
+    frame = pd.DataFrame(
+        np.arange(60).reshape(6, 10), columns=list(FLIGHT_FEATURES)
+    ).astype(dict.fromkeys(FLIGHT_FEATURES[:8], np.int16))
+    return frame.assign(
+        origin=pd.Categorical(["EWR", "LGA"] * 3),
+        dest=pd.Categorical(["IAH"] * 6),
+        carrier=pd.Categorical(["UA", "AA", "UA", "B6", "UA", "UA"]),
+        month=np.array([1, 1, 2, 3, 3, 3], np.int8),
+    )
+
+
+def watch_arrays(n=4):
+    return {
+        "X": np.arange(n * 600, dtype=np.float32).reshape(n, 6, 100),
+        "y": np.arange(n),
+        "subject": np.arange(1, n + 1),
+        "side": np.array(["0.0", "1.0"] * (n // 2)),
+        "channels": np.array(["ax", "ay", "az", "wx", "wy", "wz"]),
+        "classes": np.array(["ABD", "ER", "FEL", "IR", "PEN", "ROW", "TRAP"]),
+    }
+
+
+def test_rodents(tmp_path):
+    path = tmp_path / "portal_rodents.parquet"
+    rodents_frame().to_parquet(path)
+    for where in (path, tmp_path, str(tmp_path)):
+        rodents = load_portal_rodents(where)
+        # No year: it is the domain.
+        assert rodents.X.columns.tolist() == rodents.feature_names
+        assert rodents.feature_names == [
+            *("month", "plot_id", "plot_type", "sex", "hindfoot_length", "weight")
+        ]
+        kinds = rodents.X.dtypes == "category"
+        assert kinds[kinds].index.tolist() == ["plot_id", "plot_type", "sex"]
+        assert rodents.X.isna().sum().sum() == 1
+        assert rodents.target_names == ["DM", "NA", "PF"]
+        assert rodents.y.tolist() == [0, 0, 2, 1]
+        assert rodents.domains.tolist() == [1977, 1977, 1990, 2002]
+        assert rodents.y.dtype == rodents.domains.dtype == np.int64
+
+
+def test_a_network_takes_rodents_as_they_are(tmp_path):
+    rodents_frame().to_parquet(tmp_path / "portal_rodents.parquet")
+    rodents = load_portal_rodents(tmp_path)
+    X, y = pd.concat([rodents.X] * 3), np.tile(rodents.y, 3)
+    clf = SoftRankMLPClassifier(4, max_epochs=1, random_state=0).fit(X, y)
+    assert clf.predict(rodents.X).shape == (4,)
+
+
+def test_flights(tmp_path):
+    path = tmp_path / "flights.parquet"
+    flights_frame().to_parquet(path)
+    flights = load_flights(path)
+    assert flights.X.columns.tolist() == list(FLIGHT_FEATURES) == flights.feature_names
+    assert flights.X.dtypes.eq("category").sum() == 2
+    assert flights.target_names == ["AA", "B6", "UA"]
+    assert flights.y.tolist() == [2, 0, 2, 1, 2, 2]
+    assert flights.domains.tolist() == [1, 1, 2, 3, 3, 3]
+
+
+def test_some_months_of_flights(tmp_path):
+    flights_frame().to_parquet(tmp_path / "flights.parquet")
+    whole, part = (load_flights(tmp_path, months) for months in (None, (1, 3)))
+    rows = [0, 1, 3, 4, 5]
+    pd.testing.assert_frame_equal(part.X, whole.X.iloc[rows].reset_index(drop=True))
+    assert part.y.tolist() == whole.y[rows].tolist()
+    assert part.domains.tolist() == [1, 1, 3, 3, 3]
+    # A code means the same carrier whatever is loaded.
+    assert part.target_names == whole.target_names
+    for months in ([4], [], [1, 13]):
+        with pytest.raises(ValueError, match=r"months must be .* 1, 2, 3, got"):
+            load_flights(tmp_path, months)
+
+
+def test_watch(tmp_path):
+    np.savez(tmp_path / "watch.npz", **watch_arrays())
+    for where in (tmp_path, tmp_path / "watch.npz"):
+        watch = load_watch(where)
+        assert watch.X.dtype == np.float32
+        np.testing.assert_array_equal(watch.X, np.arange(2400).reshape(4, 600))
+        assert watch.feature_names[105] == "ay_05"
+        assert watch.X.reshape(-1, *watch.series_shape)[2, 1, 5] == watch.X[2, 105]
+        assert watch.y.tolist() == [0, 1, 2, 3]
+        assert watch.subject.tolist() == [1, 2, 3, 4]
+        assert watch.side.tolist() == [0, 1, 0, 1]
+        assert watch.target_names[6] == "TRAP"
+
+
+@pytest.mark.parametrize("load", [load_portal_rodents, load_flights, load_watch])
+def test_missing_natural_shifts(tmp_path, load):
+    with pytest.raises(FileNotFoundError, match="folder must hold"):
+        load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="path must be a file, got"):
+        load(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="plot_id"), "but plot_id is missing"),
+        (lambda f: f.drop(columns="year"), "domain must be a column .* got 'year'"),
+        (lambda f: f.assign(weight="heavy"), "'weight' of .* numbers, got heavy"),
+        (lambda f: f.assign(year="May"), "'year' of .* must hold numbers, got May"),
+        (lambda f: f.assign(month=[1, None, 2, 3]), "'month' of .* but 1 values"),
+        (lambda f: f.assign(plot_type=None), "'plot_type' of .* but 4 values"),
+    ],
+)
+def test_files_that_are_not_rodents(tmp_path, change, message):
+    change(rodents_frame()).to_parquet(tmp_path / "portal_rodents.parquet")
+    with pytest.raises(ValueError, match=message):
+        load_portal_rodents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: {k: v for k, v in a.items() if k != "side"}, "but side is missing"),
+        (lambda a: a | {"X": a["X"][0]}, r"the shape \(6, 100\)"),
+        (lambda a: a | {"X": a["X"][:, :5]}, "6 channels"),
+        (lambda a: a | {"subject": a["subject"][1:]}, "'subject': 3"),
+        (lambda a: a | {"y": a["y"] + 4}, "y in .* from 0 to 6"),
+        (lambda a: a | {"X": a["X"] / 0 * 0}, "X in .* must be finite"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_files_that_are_not_a_watch(tmp_path, change, message):
+    np.savez(tmp_path / "watch.npz", **change(watch_arrays()))
+    with pytest.raises(ValueError, match=message):
+        load_watch(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text"])
+def test_a_file_that_is_no_archive(tmp_path, content):
+    (tmp_path / "watch.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"watch\.npz must be an archive of arrays"):
+        load_watch(tmp_path)
 
 
 # Tables
