@@ -2,13 +2,26 @@
 
 import numpy as np
 import pytest
+import sklearn
+from scipy.special import expit, softmax
 from sklearn.datasets import make_classification
-from sklearn.model_selection import GridSearchCV
+from sklearn.metrics import log_loss
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from skorch.callbacks import Callback
 
-from sksoftrank import SoftRankMLPClassifier, SoftRankNet, StackedGridSearchCV
-from sksoftrank.estimators._recipe import STRENGTHS, choose_batch_size
+from sksoftrank import (
+    SoftRankEnsembleClassifier,
+    SoftRankMLPClassifier,
+    SoftRankNet,
+    StackedGridSearchCV,
+)
+from sksoftrank.estimators._recipe import (
+    STRENGTHS,
+    choose_batch_size,
+    fit_logit_scale,
+)
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
+from sksoftrank.estimators._training_data import split_validation
 from sksoftrank.training import fit_nets
 
 AUTO = {"max_epochs": "auto", "batch_size": "auto", "dropout": "auto"}
@@ -85,7 +98,13 @@ def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
         "dropout": 0.4,
     }
     plain = make(max_epochs=n_epochs, dropout=0.4).fit(X, y)
-    np.testing.assert_array_equal(plain.predict_proba(X), clf.predict_proba(X))
+    np.testing.assert_array_equal(plain.embed(X), clf.embed(X))
+    np.testing.assert_allclose(
+        plain.decision_function(X) * clf.logit_scale_,
+        clf.decision_function(X),
+        rtol=1e-5,
+    )
+    assert plain.logit_scale_ == 1.0
 
 
 @pytest.mark.parametrize(
@@ -121,6 +140,132 @@ def test_what_goes_on_keeps_the_strength(data, monkeypatch):
     steps = make().partial_fit(X, y, classes=[0, 1])
     assert steps.n_iter_ == 1
     assert steps.net_.module__dropout == 0.2
+
+
+def test_the_factor_on_the_logits_is_that_of_the_least_log_loss():
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.standard_normal((20_000, 3))
+    codes = np.array([rng.choice(3, p=p) for p in softmax(logits, axis=1)])
+    weight = np.ones(len(codes))
+    # Five standard errors: the second derivative is the mean variance of the logits.
+    assert fit_logit_scale(4 * logits, codes, weight) == pytest.approx(0.25, rel=0.06)
+    flipped = np.where(np.arange(20_000) < 10_000, codes, (codes + 1) % 3)
+    weight = np.repeat([1.0, 0.0], 10_000)
+    assert fit_logit_scale(logits, flipped, weight) == pytest.approx(1.0, rel=0.09)
+    # None of so many rows told wrong leaves room for one in twice as many.
+    sure = np.full((50, 2), [10.0, -10.0])
+    scale = fit_logit_scale(sure, np.zeros(50, int), np.ones(50))
+    assert softmax(scale * sure, axis=1)[0, 1] == pytest.approx(0.5 / 51, rel=1e-3)
+
+
+def test_probabilities_are_right_about_themselves():
+    X, y = make_classification(2_000, 10, n_informative=4, flip_y=0.3, random_state=0)
+    clf = make(hidden_layer_sizes=(64,), label_smoothing=0.1).fit(X[:1000], y[:1000])
+    proba, z = clf.predict_proba(X[1000:]), clf.decision_function(X[1000:])
+    np.testing.assert_allclose(proba[:, 1], expit(z), rtol=1e-6)
+    raw = expit(z / clf.logit_scale_)
+    assert log_loss(y[1000:], proba) < log_loss(y[1000:], raw)
+
+
+def test_what_goes_on_starts_from_the_logits_that_were_trained(data):
+    X, y = data
+    clf = make(warm_start=True, normalization=None).fit(X, y)
+    scale, z = clf.logit_scale_, clf.decision_function(X)
+    assert scale != 1.0
+    clf.set_params(learning_rate=1e-30).fit(X, y)
+    assert clf.logit_scale_ == scale
+    np.testing.assert_allclose(clf.decision_function(X), z, rtol=1e-3, atol=1e-3)
+    clf.partial_fit(X, y)
+    assert clf.logit_scale_ == 1.0
+    np.testing.assert_allclose(clf.decision_function(X) * scale, z, 1e-3, 1e-3)
+
+
+def held_out(monkeypatch, clf, *args, **kwargs):
+    """Fit, and return the rows that the first network does not train on."""
+    found = []
+
+    def note(nets, datasets, *args, **kwargs):
+        found.extend(datasets)
+        return fit_nets(nets, datasets, *args, **kwargs)
+
+    monkeypatch.setattr("sksoftrank.estimators._base.fit_nets", note)
+    clf.fit(*args, **kwargs)
+    part = found[0]
+    if not hasattr(part, "indices"):
+        return np.array([], int)
+    return np.setdiff1d(np.arange(len(part.dataset)), part.indices)
+
+
+@pytest.mark.parametrize("params", [{}, {"early_stopping": True}])
+def test_rows_that_belong_together_are_held_out_together(data, monkeypatch, params):
+    groups = np.arange(240) % 30
+    rows = held_out(monkeypatch, make(**params), *data, groups=groups)
+    assert len(rows) == (24 if params else 48)
+    assert not set(groups[rows]) & set(np.delete(groups, rows))
+
+
+def test_rows_of_one_group_are_not_held_out(data, monkeypatch):
+    X, y = data
+    groups = ["a"] * 240
+    assert len(held_out(monkeypatch, make(), X, y, groups=groups)) == 0
+    with pytest.raises(ValueError, match="groups of rows both to train on and"):
+        make(early_stopping=True).fit(X, y, groups=groups)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        make().fit(X, y, groups=groups[1:])
+
+
+def test_equal_rows_of_different_groups_stay_apart(data):
+    X, y = np.repeat(data[0][:20], 2, axis=0), np.repeat(data[1][:20], 2)
+    merged = make()._read_training(X, y, None)
+    apart = make()._read_training(X, y, None, groups=np.tile([3, 5], 20))
+    assert (len(merged), len(apart)) == (20, 40)
+    weighted = make()._read_training(X, y, np.tile([0, 1], 20), groups=np.arange(40))
+    assert len(set(weighted.groups)) == 20
+
+
+@pytest.mark.parametrize("search", [GridSearchCV, StackedGridSearchCV])
+def test_groups_are_routed_to_fits(data, monkeypatch, search):
+    X, y = data
+    seen = []
+
+    def note(dataset, fraction, seed):
+        seen.append(dataset.groups)
+        return split_validation(dataset, fraction, seed)
+
+    monkeypatch.setattr("sksoftrank.estimators._base.split_validation", note)
+    with sklearn.config_context(enable_metadata_routing=True):
+        clf = make(early_stopping=True, max_epochs=2)
+        search(clf, {"temperature": [1.0]}, cv=GroupKFold(5), refit=False).fit(
+            X, y, groups=np.arange(240) % 30
+        )
+    assert [len(set(groups)) for groups in seen] == [24] * 5
+
+
+def test_an_ensemble_hands_groups_on(data, monkeypatch):
+    groups = np.arange(240) % 30
+    ensemble = SoftRankEnsembleClassifier(make(), 2, random_state=0)
+    rows = held_out(monkeypatch, ensemble, *data, groups=groups)
+    assert len(rows) == 48
+    assert not set(groups[rows]) & set(np.delete(groups, rows))
+
+
+def test_a_choice_heeds_weights_of_classes(data, monkeypatch):
+    weights = []
+
+    def validate(net, dataset):
+        weights.append(dataset.dataset.sample_weight)
+        return {"valid_acc": 0.5, "valid_loss": 1.0}
+
+    monkeypatch.setattr(SoftRankNet, "validate", validate)
+    make(class_weight="balanced").fit(*data)
+    assert all(w is not None for w in weights)
+
+
+def test_a_class_of_one_row_is_no_hindrance(data):
+    X, y = data
+    clf = make().fit(X, np.where(np.arange(240) == 7, 9, y))
+    assert clf.classes_.tolist() == [0, 1, 9]
+    assert np.isfinite(clf.predict_proba(X)).all()
 
 
 def test_callbacks_see_one_training(data):

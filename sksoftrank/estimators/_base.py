@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from numbers import Integral
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,13 @@ from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._inference import InferenceMixin
 from sksoftrank.estimators._input import InputReader, check_range
 from sksoftrank.estimators._parameters import SharedParametersMixin
-from sksoftrank.estimators._recipe import MODERATE, STRENGTHS, NetMixin, Strength
+from sksoftrank.estimators._recipe import (
+    MODERATE,
+    STRENGTHS,
+    NetMixin,
+    Strength,
+    fit_logit_scale,
+)
 from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._training_data import (
     FloatArray,
@@ -65,6 +71,9 @@ RANK_TOL = 1e-2
 class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, ABC):
     """Base of the classifiers; a subclass adds its parameters and its architecture."""
 
+    # Where metadata are routed, whoever passes groups has said enough.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
+
     @abstractmethod
     def _architecture(self) -> Architecture:
         """Return the network that the parameters ask for; refuse those that can't be.
@@ -80,6 +89,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         X: npt.ArrayLike,
         y: npt.ArrayLike | str | None = None,
         sample_weight: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
     ) -> Self:
         """Train the network on `X` and `y`, then find the basis of its embedding.
 
@@ -97,6 +107,9 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             column where `X` is an Arrow dataset, None where it is a torch Dataset.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the rows.
+        groups : array-like of shape (n_samples,), default=None
+            What each row belongs to, such as a person. Where rows are held out, for
+            early stopping or for what is "auto", they are then whole groups.
 
         Returns
         -------
@@ -111,7 +124,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             At the training step whose loss is not finite.
         """
         with self._unchanged_on_error():
-            training = self._prepare(X, y, sample_weight)
+            training = self._prepare(X, y, sample_weight, groups)
             (error,) = fit_trainings([training])
             if error is not None:
                 raise error
@@ -125,6 +138,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         X: Any,
         y: Any,
         sample_weight: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
         *,
         validated: dict[Hashable, Any] | None = None,
     ) -> Training:
@@ -134,7 +148,9 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         """
         width_before = getattr(self, "n_features_in_", None)
         dataset: Rows | StreamDataset
-        dataset = self._read_training(X, y, sample_weight, validated=validated)
+        dataset = self._read_training(
+            X, y, sample_weight, groups=groups, validated=validated
+        )
         # After the checks: a random state of the user's is left alone by an error.
         seeds = self._draw_seeds()
         valid_dataset = None
@@ -154,7 +170,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             strength = getattr(self, "_strength", MODERATE)
             net = build(dataset, strength=strength)
             self._load_weights(net)
-            return Training(net, dataset, seeds["rows"], strength)
+            return Training(net, dataset, seeds["rows"], strength, self.logit_scale_)
         # Built whatever will be chosen: what can't be is refused before any training.
         training = Training(build(dataset), dataset, seeds["rows"])
         if isinstance(dataset, InMemoryDataset) and self._chooses_strength(dataset):
@@ -172,6 +188,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         y: Any,
         sample_weight: npt.ArrayLike | None,
         *,
+        groups: npt.ArrayLike | None = None,
         classes: Array | None = None,
         validated: dict[Hashable, Any] | None = None,
     ) -> InMemoryDataset | StreamDataset:
@@ -188,7 +205,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         reader = self._architecture().input if is_new else self._input
         dataset: InMemoryDataset | StreamDataset
         if is_stream(X, y):
-            check_stream_settings(X, y, sample_weight, self.early_stopping)
+            check_stream_settings(X, y, sample_weight, self.early_stopping, groups)
             passes = reader.open(X, y, labelled=True)
             dataset, known = from_stream(passes, classes, self.class_weight)
         else:
@@ -204,6 +221,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                 sample_weight=sample_weight,
                 class_weight=self.class_weight,
                 batch_size=self._lengths(rows.shape[0])[1],
+                groups=groups,
             )
         check_classes(known, before)
         self._set_input(reader)
@@ -217,6 +235,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             and self.max_epochs == "auto"
             and not self.early_stopping
             and len(dataset) >= MIN_CHOICE_ROWS
+            and (dataset.groups is None or len(np.unique(dataset.groups)) > 1)
         )
 
     def _set_input(self, reader: InputReader) -> None:
@@ -242,7 +261,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         self.auto_params_ = {"max_epochs": net.max_epochs, "batch_size": net.batch_size}
         if hasattr(net, "module__dropout"):
             self.auto_params_["dropout"] = net.module__dropout
-        self._finish(net, history=[])
+        self._finish(net, history=[], logit_scale=training.logit_scale)
         if compress:
             self._find_basis(training.dataset, training.seed)
         self._is_incremental = False
@@ -373,8 +392,15 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                 "start anew."
             )
         module.load_state_dict(weights)
+        if self.logit_scale_ != 1.0:  # It was not trained.
+            module.scale_logits(1 / self.logit_scale_)
 
-    def _finish(self, net: SoftRankNet, history: list[dict[str, Any]]) -> None:
+    def _finish(
+        self,
+        net: SoftRankNet,
+        history: list[dict[str, Any]],
+        logit_scale: float = 1.0,
+    ) -> None:
         """Set the fitted attributes of a trained net."""
         net.module_.eval()
         epochs = [_public_record(record) for record in net.history[-net.max_epochs :]]
@@ -390,6 +416,10 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             if isinstance(callback, EarlyStopping):
                 callback.best_model_weights_ = None
         self.net_ = net
+        self.logit_scale_ = logit_scale
+        if logit_scale != 1.0:
+            module: Any = self.module_
+            module.scale_logits(logit_scale)
 
     def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
         """Set the fitted attributes that `transform` needs, from the rows given."""
@@ -559,6 +589,7 @@ class Training:
     dataset: Rows | StreamDataset
     seed: int
     strength: Strength = MODERATE
+    logit_scale: float = 1.0
     trials: dict[Strength, tuple[SoftRankNet, Rows]] = field(default_factory=dict)
     valid: Rows | None = None
     build: Callable[..., SoftRankNet] | None = None
@@ -577,8 +608,19 @@ class Training:
                 )
         if scores and self.build is not None:
             self.strength = max(scores, key=scores.__getitem__)
+            net, _ = self.trials[self.strength]
+            self.logit_scale = _scale_of(net, self.valid)
             self.net = self.build(strength=self.strength)
         self.trials.clear()
+
+
+def _scale_of(net: SoftRankNet, valid: Any) -> float:
+    """Return what to multiply a trained net's logits by."""
+    logits = net.forward(valid).numpy().astype(np.float64) / net.temperature_
+    rows, whole = valid.indices, valid.dataset
+    weight = whole.sample_weight
+    weight = np.ones(len(whole)) if weight is None else weight
+    return fit_logit_scale(logits, whole.y[rows], weight[rows])
 
 
 def fit_trainings(

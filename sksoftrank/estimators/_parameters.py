@@ -167,6 +167,9 @@ feature_names_in_ : ndarray of shape (n_features_in_,)
     Names of the columns, where `X` had any.
 auto_params_ : dict
     Epochs, batch size and dropout of the training, which "auto" may have chosen.
+logit_scale_ : float
+    What the logits were multiplied by after the training, for the least log loss on the
+    rows that "auto" held out to choose by; 1 where it held out none.
 n_iter_ : int
     Epochs trained.
 temperature_ : float
