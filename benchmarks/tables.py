@@ -82,9 +82,10 @@ def load(name, folder):
         # The other months are for what is measured under shift.
         path = find_data(folder, "shifts/flights.parquet")
         frame = pd.read_parquet(path, filters=[("month", "<=", 2)])
-        y = frame.pop("carrier").cat.remove_unused_categories().cat.codes.to_numpy()
-        # A flight's number all but names its carrier.
-        return frame.drop(columns=["month", "flight"]), y
+        # One carrier has a single flight; and a flight's number all but names its own.
+        frame = frame[frame["carrier"].isin(frame["carrier"].value_counts()[:15].index)]
+        frame = frame.drop(columns=["month", "flight"])
+        return frame, np.unique(frame.pop("carrier"), return_inverse=True)[1]
     if name in BUNDLED:
         bunch = getattr(datasets, f"load_{name}")()
         return pd.DataFrame(bunch.data), bunch.target

@@ -39,10 +39,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         Nonlinearity of the hidden layers.
     dropout : float or "auto", default="auto"
         In [0, 1). Probability that a hidden unit is zeroed in a training step. "auto"
-        is 0.2. With ``max_epochs="auto"`` beside it, `fit` holds out a fifth of the
-        rows, trains for long, moderately and shortly with 0.2, 0.2 and 0.4, and takes
-        for the training on all rows what is most accurate on those held out; not of
-        fewer than 200 rows, nor with early stopping, nor to go on from a fit before.
+        is 0.2. With ``max_epochs="auto"`` beside it, `fit` chooses both: see Notes.
     normalization : {None, "batch", "layer"}, default="batch"
         Normalisation before each activation. Weakens the temperature's effect.
     input_scale : bool, default=True
@@ -69,6 +66,24 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     is_categorical_ : ndarray of shape (n_features_in_,) or None
         Which columns hold categories; None where none does.
     %(attributes)s
+
+    Notes
+    -----
+    With dropout and max_epochs "auto", `fit` holds out a fifth of the rows, trains for
+    long, moderately and shortly with a dropout of 0.2, 0.2 and 0.4, and takes for the
+    training on all rows what is most accurate on those held out, the lower loss
+    between equals. They also give the factor `logit_scale_`, which makes up for
+    smoothed labels in the probabilities. Beside
+
+    - few rows, up to 199: nothing is held out, and training is the moderate one;
+    - `groups` in `fit`: whole groups are held out, and with one group none;
+    - weights of rows or classes: the accuracy is weighted;
+    - a class of few rows: it has its share among those held out, where it has two rows
+      or more; with one, the fifth is drawn without regard to classes;
+    - `early_stopping`, `partial_fit`, rows that come in passes: the moderate training,
+      of which early stopping ends what no longer helps;
+    - `warm_start`: what the first `fit` chose, `logit_scale_` included, is kept;
+    - a grid search: each candidate chooses anew, on the rows of its training.
 
     References
     ----------
