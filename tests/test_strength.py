@@ -15,10 +15,10 @@ from sksoftrank import (
     SoftRankNet,
     StackedGridSearchCV,
 )
+from sksoftrank.estimators._choice import fit_logit_scale
 from sksoftrank.estimators._recipe import (
     STRENGTHS,
     choose_batch_size,
-    fit_logit_scale,
 )
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
 from sksoftrank.estimators._training_data import split_validation
@@ -74,7 +74,7 @@ def spy(monkeypatch):
 def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
     X, y = data
     calls = spy(monkeypatch)
-    scores = iter([(0.7, 0.5), (0.9, 0.6), (0.9, 0.4)])
+    scores = iter([(0.6, 0.5), (0.7, 0.6), (0.9, 0.6), (0.9, 0.7)])
 
     def validate(net, dataset):
         assert len(dataset) == 48
@@ -83,21 +83,23 @@ def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
 
     monkeypatch.setattr(SoftRankNet, "validate", validate)
     clf = make().fit(X, y)
-    trials, (last,) = calls
+    *trials, (last,) = calls
+    assert [len(nets) for nets in trials] == [2, 1, 1]
+    trials = [trial for nets in trials for trial in nets]
     assert [(dropout, n) for _, dropout, n in trials] == [
         (strength.dropout, 192) for strength in STRENGTHS
     ]
-    longest, _, shortest = (n_epochs for n_epochs, _, _ in trials)
-    assert longest > 3 * shortest
+    shortest, *_, longest = (n_epochs for n_epochs, _, _ in trials)
+    assert longest > 6 * shortest
     # Of two as accurate the one with the lower loss.
     n_epochs, batch_size = clf._lengths(240, STRENGTHS[2])
-    assert last == (n_epochs, 0.4, 240)
+    assert last == (n_epochs, 0.2, 240)
     assert clf.auto_params_ == {
         "max_epochs": n_epochs,
         "batch_size": batch_size,
-        "dropout": 0.4,
+        "dropout": 0.2,
     }
-    plain = make(max_epochs=n_epochs, dropout=0.4).fit(X, y)
+    plain = make(max_epochs=n_epochs, dropout=0.2).fit(X, y)
     np.testing.assert_array_equal(plain.embed(X), clf.embed(X))
     np.testing.assert_allclose(
         plain.decision_function(X) * clf.logit_scale_,
@@ -105,6 +107,21 @@ def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
         rtol=1e-5,
     )
     assert plain.logit_scale_ == 1.0
+
+
+def test_where_the_strongest_is_best_nothing_longer_is_tried(data, monkeypatch):
+    calls = spy(monkeypatch)
+    scores = iter([(0.7, 0.5), (0.7, 0.6)])
+    monkeypatch.setattr(
+        SoftRankNet,
+        "validate",
+        lambda net, _: dict(
+            zip(("valid_acc", "valid_loss"), next(scores), strict=True)
+        ),
+    )
+    clf = make().fit(*data)
+    assert [len(nets) for nets in calls] == [2, 1]
+    assert clf.auto_params_["dropout"] == STRENGTHS[0].dropout
 
 
 @pytest.mark.parametrize(

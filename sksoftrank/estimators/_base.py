@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from numbers import Integral
@@ -25,16 +25,11 @@ from torch import Tensor
 
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._architecture import Architecture
+from sksoftrank.estimators._choice import Choice
 from sksoftrank.estimators._inference import InferenceMixin
 from sksoftrank.estimators._input import InputReader, check_range
 from sksoftrank.estimators._parameters import SharedParametersMixin
-from sksoftrank.estimators._recipe import (
-    MODERATE,
-    STRENGTHS,
-    NetMixin,
-    Strength,
-    fit_logit_scale,
-)
+from sksoftrank.estimators._recipe import MODERATE, NetMixin, Strength
 from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._training_data import (
     FloatArray,
@@ -174,12 +169,10 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         # Built whatever will be chosen: what can't be is refused before any training.
         training = Training(build(dataset), dataset, seeds["rows"])
         if isinstance(dataset, InMemoryDataset) and self._chooses_strength(dataset):
+            train, valid = split_validation(dataset, 0.2, seeds["split"])
             training.build = partial(build, dataset)
-            train, training.valid = split_validation(dataset, 0.2, seeds["split"])
-            training.trials = {
-                strength: (build(train, strength=strength, is_trial=True), train)
-                for strength in STRENGTHS
-            }
+            build_trial = partial(build, train, is_trial=True)
+            training.choice = Choice(build_trial, train, valid)
         return training
 
     def _read_training(
@@ -581,8 +574,8 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
 class Training:
     """What a fit is going to train, and on what.
 
-    Where it has `trials`, these are trained first, and the best on `valid` says what to
-    `build` for all rows.
+    Where there is a `choice`, its trials are trained first, and say what to `build` for
+    all rows.
     """
 
     net: SoftRankNet
@@ -590,37 +583,15 @@ class Training:
     seed: int
     strength: Strength = MODERATE
     logit_scale: float = 1.0
-    trials: dict[Strength, tuple[SoftRankNet, Rows]] = field(default_factory=dict)
-    valid: Rows | None = None
+    choice: Choice | None = None
     build: Callable[..., SoftRankNet] | None = None
 
-    def choose(self, errors: Sequence[Exception | None]) -> None:
-        """Build the net for the best trial; those that ended with errors are none."""
-        scores = {}
-        for (strength, (net, _)), error in zip(
-            self.trials.items(), errors, strict=True
-        ):
-            if error is None:
-                result = net.validate(self.valid)
-                scores[strength] = (
-                    round(result["valid_acc"], 9),
-                    -result["valid_loss"],
-                )
-        if scores and self.build is not None:
-            self.strength = max(scores, key=scores.__getitem__)
-            net, _ = self.trials[self.strength]
-            self.logit_scale = _scale_of(net, self.valid)
+    def settle(self) -> None:
+        """Build the net that was chosen."""
+        if self.choice is not None and self.build is not None:
+            self.strength = self.choice.strength
+            self.logit_scale = self.choice.logit_scale
             self.net = self.build(strength=self.strength)
-        self.trials.clear()
-
-
-def _scale_of(net: SoftRankNet, valid: Any) -> float:
-    """Return what to multiply a trained net's logits by."""
-    logits = net.forward(valid).numpy().astype(np.float64) / net.temperature_
-    rows, whole = valid.indices, valid.dataset
-    weight = whole.sample_weight
-    weight = np.ones(len(whole)) if weight is None else weight
-    return fit_logit_scale(logits, whole.y[rows], weight[rows])
 
 
 def fit_trainings(
@@ -640,17 +611,22 @@ def fit_trainings(
         One for the net of each, or None.
     """
     errors: list[Exception | None] = [None] * len(trainings)
-    trials = [trial for training in trainings for trial in training.trials.values()]
-    if trials:
+    choosing = {k: t.choice for k, t in enumerate(trainings) if t.choice is not None}
+    while choosing:
+        trials = [(n, c.train) for c in choosing.values() for n in c.trials.values()]
         found = iter(fit_nets([n for n, _ in trials], [d for _, d in trials], stop))
         if any(net.was_interrupted_ for net, _ in trials):
             raise KeyboardInterrupt
-        for k, training in enumerate(trainings):
-            own = list(islice(found, len(training.trials)))
+        for k, choice in [*choosing.items()]:
+            own = list(islice(found, len(choice.trials)))
             try:
-                training.choose(own)
+                choice.take(own)
+                if choice.trials:
+                    continue
+                trainings[k].settle()
             except Exception as error:  # This fit's own: others go on.
                 errors[k] = error
+            del choosing[k]
     left = [k for k, error in enumerate(errors) if error is None]
     nets = [trainings[k].net for k in left]
     own_callbacks = [callbacks[k] if callbacks else None for k in left]

@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
 
 from sksoftrank.estimators._input import InputReader
 from sksoftrank.estimators._parameters import OPTIMIZERS, SharedParametersMixin
-from sksoftrank.estimators._training_data import Codes, FloatArray, Rows, draw_seeds
+from sksoftrank.estimators._training_data import Rows, draw_seeds
 from sksoftrank.losses import as_schedule
 from sksoftrank.training import AccuracyStopping, SoftRankNet
 
@@ -58,29 +56,8 @@ class Strength:
 
 
 MODERATE = Strength(13.4, 0.2)
-# Long and weak against short and strong: tables of separable classes want the one,
-# tables of noise the other.
-STRENGTHS = (Strength(26.8, 0.2), MODERATE, Strength(6.7, 0.4))
-
-
-def fit_logit_scale(logits: FloatArray, codes: Codes, weight: FloatArray) -> float:
-    """Return the factor on the logits whose log loss on rows held out is least.
-
-    It puts right what smoothed labels do to probabilities (Guo et al. 2017,
-    arXiv:1706.04599). Half a row counts as an error, as in the Krichevsky-Trofimov
-    estimator: no rows all told right make anyone certain.
-    """
-    n_rows, n_classes = logits.shape
-    error = 0.5 / (n_rows + 1) * n_classes / (n_classes - 1)
-
-    def loss(log_scale: float) -> float:
-        scaled = log_softmax(np.exp(log_scale) * logits, axis=1)
-        own = np.take_along_axis(scaled, codes[:, np.newaxis], axis=1)[:, 0]
-        losses = (1 - error) * own + error * scaled.mean(axis=1)
-        return -float(np.average(losses, weights=weight))
-
-    found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
-    return float(np.exp(found.x))
+# Tables of noise want it short and strong, those of separable classes long and weak.
+STRENGTHS = (Strength(6.7, 0.4), MODERATE, Strength(26.8, 0.2), Strength(53.6, 0.1))
 
 
 def choose_batch_size(n_rows: int) -> int:
