@@ -15,14 +15,15 @@ from sksoftrank import (
     SoftRankNet,
     StackedGridSearchCV,
 )
-from sksoftrank.estimators._choice import fit_logit_scale
+from sksoftrank.estimators import _choice
+from sksoftrank.estimators._choice import fit_logit_scale, score_logits
 from sksoftrank.estimators._recipe import (
     STRENGTHS,
     choose_batch_size,
 )
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
-from sksoftrank.estimators._training_data import split_validation
-from sksoftrank.training import fit_nets
+from sksoftrank.estimators._training_data import split_folds, split_validation
+from sksoftrank.training import InMemoryDataset, fit_nets
 
 AUTO = {"max_epochs": "auto", "batch_size": "auto", "dropout": "auto"}
 
@@ -36,6 +37,11 @@ def make(**params):
 def data():
     X, y = make_classification(240, 6, flip_y=0.2, random_state=0)
     return X.astype(np.float32), y
+
+
+@pytest.fixture(autouse=True)
+def one_fold(monkeypatch):
+    monkeypatch.setattr(_choice, "HELD_OUT_ROWS", 40)
 
 
 @pytest.mark.parametrize(
@@ -71,17 +77,16 @@ def spy(monkeypatch):
     return calls
 
 
+def give_scores(monkeypatch, scores):
+    """Let the trials score so, by accuracy and log-likelihood, one after the other."""
+    scores = iter(scores)
+    monkeypatch.setattr(_choice, "score_logits", lambda *arrays: next(scores))
+
+
 def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
     X, y = data
     calls = spy(monkeypatch)
-    scores = iter([(0.6, 0.5), (0.7, 0.6), (0.9, 0.6), (0.9, 0.7)])
-
-    def validate(net, dataset):
-        assert len(dataset) == 48
-        accuracy, loss = next(scores)
-        return {"valid_acc": accuracy, "valid_loss": loss}
-
-    monkeypatch.setattr(SoftRankNet, "validate", validate)
+    give_scores(monkeypatch, [(0.6, -0.5), (0.7, -0.6), (0.9, -0.6), (0.9, -0.7)])
     clf = make().fit(X, y)
     *trials, (last,) = calls
     assert [len(nets) for nets in trials] == [2, 1, 1]
@@ -111,14 +116,7 @@ def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
 
 def test_where_the_strongest_is_best_nothing_longer_is_tried(data, monkeypatch):
     calls = spy(monkeypatch)
-    scores = iter([(0.7, 0.5), (0.7, 0.6)])
-    monkeypatch.setattr(
-        SoftRankNet,
-        "validate",
-        lambda net, _: dict(
-            zip(("valid_acc", "valid_loss"), next(scores), strict=True)
-        ),
-    )
+    give_scores(monkeypatch, [(0.7, -0.5), (0.7, -0.6)])
     clf = make().fit(*data)
     assert [len(nets) for nets in calls] == [2, 1]
     assert clf.auto_params_["dropout"] == STRENGTHS[0].dropout
@@ -139,11 +137,44 @@ def test_a_value_that_is_given_makes_it_a_plain_fit(data, monkeypatch, params, d
     assert clf.auto_params_["dropout"] == dropout
 
 
-def test_few_rows_are_not_held_out(data, monkeypatch):
+@pytest.mark.parametrize(("n_rows", "n_folds"), [(40, 0), (60, 4), (90, 3), (200, 1)])
+def test_of_few_rows_more_folds_are_held_out(data, monkeypatch, n_rows, n_folds):
     X, y = data
     calls = spy(monkeypatch)
-    make().fit(X[:60], y[:60])
-    assert len(calls) == 1
+    scored = []
+
+    def score(logits, codes, weight):
+        scored.append(len(codes))
+        return score_logits(logits, codes, weight)
+
+    monkeypatch.setattr(_choice, "score_logits", score)
+    make().fit(X[:n_rows], y[:n_rows])
+    assert len(calls[0]) == max(2 * n_folds, 1)
+    assert set(scored) == ({n_rows // 5 * n_folds} if n_folds else set())
+
+
+def test_folds_hold_out_every_row_once_and_each_class_evenly():
+    y = np.repeat([0, 1, 2], [60, 39, 1])
+    dataset = InMemoryDataset(np.zeros((100, 1)), y)
+    parts = split_folds(dataset, 5, seed=0)
+    assert sorted(np.concatenate([valid.indices for _, valid in parts])) == [
+        *range(100)
+    ]
+    for train, valid in parts:
+        assert not set(train.indices) & set(valid.indices)
+        counts = np.bincount(y[valid.indices], minlength=3)
+        assert (counts - [12, 7, 0] <= 1).all()
+        assert len(valid) == 20
+
+
+def test_accuracy_and_loss_are_weighted():
+    logits = np.log([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    accuracy, likelihood = score_logits(
+        logits, np.array([0, 0, 1]), np.array([2, 1, 1])
+    )
+    assert accuracy == 0.5
+    expected = (2 * np.log(0.9) + np.log(0.2) + np.log(0.4)) / 4
+    assert likelihood == pytest.approx(expected)
 
 
 def test_what_goes_on_keeps_the_strength(data, monkeypatch):
@@ -175,13 +206,14 @@ def test_the_factor_on_the_logits_is_that_of_the_least_log_loss():
     assert softmax(scale * sure, axis=1)[0, 1] == pytest.approx(0.5 / 51, rel=1e-3)
 
 
-def test_probabilities_are_right_about_themselves():
-    X, y = make_classification(2_000, 10, n_informative=4, flip_y=0.3, random_state=0)
-    clf = make(hidden_layer_sizes=(64,), label_smoothing=0.1).fit(X[:1000], y[:1000])
-    proba, z = clf.predict_proba(X[1000:]), clf.decision_function(X[1000:])
+def test_probabilities_are_as_sure_as_they_are_right():
+    # All are told right, but labels so smoothed leave each a loss of a half.
+    X, y = make_classification(400, 6, class_sep=4.0, flip_y=0.0, random_state=0)
+    clf = make(label_smoothing=0.4).fit(X[:200], y[:200])
+    proba, z = clf.predict_proba(X[200:]), clf.decision_function(X[200:])
     np.testing.assert_allclose(proba[:, 1], expit(z), rtol=1e-6)
     raw = expit(z / clf.logit_scale_)
-    assert log_loss(y[1000:], proba) < log_loss(y[1000:], raw)
+    assert log_loss(y[200:], proba) < 0.5 * log_loss(y[200:], raw)
 
 
 def test_what_goes_on_starts_from_the_logits_that_were_trained(data):
@@ -269,13 +301,13 @@ def test_an_ensemble_hands_groups_on(data, monkeypatch):
 def test_a_choice_heeds_weights_of_classes(data, monkeypatch):
     weights = []
 
-    def validate(net, dataset):
-        weights.append(dataset.dataset.sample_weight)
-        return {"valid_acc": 0.5, "valid_loss": 1.0}
+    def score(logits, codes, weight):
+        weights.append([weight[codes == code].mean() for code in (0, 1)])
+        return 0.5, -1.0
 
-    monkeypatch.setattr(SoftRankNet, "validate", validate)
-    make(class_weight="balanced").fit(*data)
-    assert all(w is not None for w in weights)
+    monkeypatch.setattr(_choice, "score_logits", score)
+    make(class_weight={0: 1, 1: 3}).fit(*data)
+    assert [b / a for a, b in weights] == pytest.approx([3, 3])
 
 
 def test_a_class_of_one_row_is_no_hindrance(data):
@@ -320,14 +352,14 @@ def test_an_interruption_of_the_trials_leaves_the_estimator_as_it_was(
 
 def test_an_error_of_a_choice_is_its_fits_own(data, monkeypatch):
     X, y = data
-    validate = SoftRankNet.validate
+    forward = SoftRankNet.forward
 
     def fail(net, dataset):
         if net.temperature == 7.0:
             raise MemoryError("no room to validate")
-        return validate(net, dataset)
+        return forward(net, dataset)
 
-    monkeypatch.setattr(SoftRankNet, "validate", fail)
+    monkeypatch.setattr(SoftRankNet, "forward", fail)
     fits = [PendingFit(make(temperature=t), X, y) for t in (1.0, 7.0, 3.0)]
     fit_stacked(fits)
     assert [str(fit.error) for fit in fits] == ["None", "no room to validate", "None"]

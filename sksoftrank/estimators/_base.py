@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._architecture import Architecture
-from sksoftrank.estimators._choice import Choice
+from sksoftrank.estimators._choice import MIN_ROWS, Choice
 from sksoftrank.estimators._inference import InferenceMixin
 from sksoftrank.estimators._input import InputReader, check_range
 from sksoftrank.estimators._parameters import SharedParametersMixin
@@ -57,8 +57,6 @@ from sksoftrank.training import (
 from sksoftrank.training._threads import threads_for
 
 Array = npt.NDArray[Any]
-# With fewer rows, a fifth of them is too few to tell: nothing was gained with 100.
-MIN_CHOICE_ROWS = 200
 # rank_ counts the singular values above this share of the largest.
 RANK_TOL = 1e-2
 
@@ -169,10 +167,9 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         # Built whatever will be chosen: what can't be is refused before any training.
         training = Training(build(dataset), dataset, seeds["rows"])
         if isinstance(dataset, InMemoryDataset) and self._chooses_strength(dataset):
-            train, valid = split_validation(dataset, 0.2, seeds["split"])
             training.build = partial(build, dataset)
-            build_trial = partial(build, train, is_trial=True)
-            training.choice = Choice(build_trial, train, valid)
+            build_trial = partial(build, is_trial=True)
+            training.choice = Choice(build_trial, dataset, seeds["split"])
         return training
 
     def _read_training(
@@ -227,7 +224,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             self._architecture().module_params.get("dropout") == "auto"
             and self.max_epochs == "auto"
             and not self.early_stopping
-            and len(dataset) >= MIN_CHOICE_ROWS
+            and len(dataset) >= MIN_ROWS
             and (dataset.groups is None or len(np.unique(dataset.groups)) > 1)
         )
 
@@ -613,7 +610,7 @@ def fit_trainings(
     errors: list[Exception | None] = [None] * len(trainings)
     choosing = {k: t.choice for k, t in enumerate(trainings) if t.choice is not None}
     while choosing:
-        trials = [(n, c.train) for c in choosing.values() for n in c.trials.values()]
+        trials = [trial for choice in choosing.values() for trial in choice.trials]
         found = iter(fit_nets([n for n, _ in trials], [d for _, d in trials], stop))
         if any(net.was_interrupted_ for net, _ in trials):
             raise KeyboardInterrupt

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from sksoftrank.estimators._recipe import MODERATE, STRENGTHS
-from sksoftrank.estimators._training_data import Codes, FloatArray
-from sksoftrank.training import SoftRankNet
+from sksoftrank.estimators._recipe import MODERATE, STRENGTHS, Strength
+from sksoftrank.estimators._training_data import Codes, FloatArray, split_folds
+from sksoftrank.training import InMemoryDataset, SoftRankNet
+
+# Fewer rows are too few to tell by; where there are more, about so many are held out.
+MIN_ROWS = 50
+HELD_OUT_ROWS = 200
+N_FOLDS = 5
 
 
 class Choice:
@@ -23,51 +30,78 @@ class Choice:
     Parameters
     ----------
     build : callable
-        Returns the net for a `strength`, to be trained on `train`.
-    train, valid : dataset
-        The rows for the trials, and those that score them.
+        Returns the net of a trial for the rows to train on and its `strength`.
+    dataset : InMemoryDataset
+        A fifth of its rows is held out; where that is less than `HELD_OUT_ROWS`, so are
+        as many other fifths in turn.
+    seed : int
+        Of the folds.
 
     Attributes
     ----------
-    trials : dict
-        What to train next, by strength; empty when the choice is made.
+    trials : list of pairs
+        Nets to train next, each with its rows; empty when the choice is made.
     strength : Strength
-        The best so far, by accuracy, and between equals by loss.
+        The best so far, by accuracy, and between equals by log loss.
     logit_scale : float
         The factor on its logits whose log loss is least.
     """
 
     def __init__(
-        self, build: Callable[..., SoftRankNet], train: Any, valid: Any
+        self, build: Callable[..., SoftRankNet], dataset: InMemoryDataset, seed: int
     ) -> None:
-        self.build, self.train, self.valid = build, train, valid
-        self.strength, self.logit_scale = MODERATE, 1.0
-        self.trials = {strength: build(strength=strength) for strength in STRENGTHS[:2]}
+        n_parts = math.ceil(N_FOLDS * HELD_OUT_ROWS / len(dataset))
+        self._build = build
+        self._parts = split_folds(dataset, N_FOLDS, seed)[:n_parts]
         self._best: tuple[float, float] | None = None
+        self.strength, self.logit_scale = MODERATE, 1.0
+        self._try(STRENGTHS[:2])
+
+    def _try(self, strengths: Sequence[Strength]) -> None:
+        self._tried = strengths
+        self.trials = [
+            (self._build(train, strength=strength), train)
+            for strength in strengths
+            for train, _ in self._parts
+        ]
 
     def take(self, errors: Sequence[Exception | None]) -> None:
         """Score the trials, trained, and say what to try next.
 
-        Those that ended with errors are none.
+        A strength with a trial that ended with an error is none.
         """
-        for (strength, net), error in zip(self.trials.items(), errors, strict=True):
-            if error is None:
-                result = net.validate(self.valid)
-                score = round(result["valid_acc"], 9), -result["valid_loss"]
-                if self._best is None or score > self._best:
-                    self._best, self.strength = score, strength
-                    self.logit_scale = self._fit_scale(net)
-        last = [*self.trials][-1]
-        ahead = STRENGTHS[STRENGTHS.index(last) + 1 :]
-        longer = ahead[:1] if self.strength == last else ()
-        self.trials = {strength: self.build(strength=strength) for strength in longer}
+        nets = iter(zip(self.trials, errors, strict=True))
+        for strength in self._tried:
+            own = list(islice(nets, len(self._parts)))
+            if any(error is not None for _, error in own):
+                continue
+            told = zip(own, self._parts, strict=True)
+            found = [_predict(net, valid) for ((net, _), _), (_, valid) in told]
+            predicted = [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
+            score = score_logits(*predicted)
+            if self._best is None or score > self._best:
+                self._best, self.strength = score, strength
+                self.logit_scale = fit_logit_scale(*predicted)
+        last = STRENGTHS.index(self._tried[-1])
+        self._try(STRENGTHS[last + 1 :][: self.strength == STRENGTHS[last]])
 
-    def _fit_scale(self, net: SoftRankNet) -> float:
-        logits = net.forward(self.valid).numpy().astype(np.float64) / net.temperature_
-        rows, whole = self.valid.indices, self.valid.dataset
-        weight = whole.sample_weight
-        weight = np.ones(len(rows)) if weight is None else weight[rows]
-        return fit_logit_scale(logits, whole.y[rows], weight)
+
+def _predict(net: SoftRankNet, valid: Any) -> tuple[FloatArray, Codes, FloatArray]:
+    """Return the logits over temperature, codes and weights of rows held out."""
+    logits = net.forward(valid).numpy().astype(np.float64) / net.temperature_
+    rows, whole = valid.indices, valid.dataset
+    weight = whole.sample_weight
+    weight = np.ones(len(rows)) if weight is None else weight[rows]
+    return logits, whole.y[rows], weight
+
+
+def score_logits(
+    logits: FloatArray, codes: Codes, weight: FloatArray
+) -> tuple[float, float]:
+    """Return the accuracy, to a rounding, and the log-likelihood of a row."""
+    accuracy = np.average(logits.argmax(axis=1) == codes, weights=weight)
+    own = np.take_along_axis(log_softmax(logits, axis=1), codes[:, np.newaxis], axis=1)
+    return round(float(accuracy), 9), float(np.average(own[:, 0], weights=weight))
 
 
 def fit_logit_scale(logits: FloatArray, codes: Codes, weight: FloatArray) -> float:

@@ -69,19 +69,21 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
 
     Notes
     -----
-    With dropout and max_epochs "auto", `fit` holds out a fifth of the rows, trains for
-    long, moderately and shortly with a dropout of 0.2, 0.2 and 0.4, and takes for the
-    training on all rows what is most accurate on those held out, the lower loss
-    between equals. They also give the factor `logit_scale_`, which makes up for
-    smoothed labels in the probabilities. Beside
+    With dropout and max_epochs "auto", `fit` holds out a fifth of the rows, and of less
+    than a thousand as many other fifths in turn as make two hundred rows. On the rest
+    it trains shortly with a dropout of 0.4, and twice as long with 0.2; as long as the
+    longer training is the more accurate on the rows held out, of equals the one of
+    lower log loss, it doubles the length again, up to eight times, with 0.2 and 0.1.
+    The best is then trained on all rows. The rows held out also give the factor
+    `logit_scale_`, which makes up for smoothed labels in the probabilities. Beside
 
-    - few rows, up to 199: nothing is held out, and training is the moderate one;
+    - few rows, up to 49: nothing is held out, the length is the second and dropout 0.2;
     - `groups` in `fit`: whole groups are held out, and with one group none;
     - weights of rows or classes: the accuracy is weighted;
-    - a class of few rows: it has its share among those held out, where it has two rows
-      or more; with one, the fifth is drawn without regard to classes;
-    - `early_stopping`, `partial_fit`, rows that come in passes: the moderate training,
-      of which early stopping ends what no longer helps;
+    - a class of few rows: each is spread evenly over the fifths, so that of one with
+      less than five some fifths have none;
+    - `early_stopping`, rows that come in passes: nothing is chosen, as with few rows;
+    - `partial_fit`: an epoch is what a call brings, and dropout 0.2;
     - `warm_start`: what the first `fit` chose, `logit_scale_` included, is kept;
     - a grid search: each candidate chooses anew, on the rows of its training.
 

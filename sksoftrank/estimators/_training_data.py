@@ -254,6 +254,30 @@ def split_validation(
     return _part(dataset, train), _part(dataset, valid)
 
 
+def split_folds(
+    dataset: InMemoryDataset, n_folds: int, seed: int
+) -> list[tuple[Rows, Rows]]:
+    """Return for each fold the rows to train on and those held out.
+
+    Each class is spread evenly over the folds, however few rows it has; of groups each
+    is in one fold, and there are no more folds than groups.
+    """
+    rng = np.random.default_rng(seed)
+    if dataset.groups is None:
+        order = rng.permutation(len(dataset))
+        order = order[np.argsort(dataset.y[order], kind="stable")]
+        fold = np.empty_like(order)
+        fold[order] = np.arange(len(order)) % n_folds
+    else:
+        names, groups = np.unique(dataset.groups, return_inverse=True)
+        n_folds = min(n_folds, len(names))
+        fold = (rng.permutation(len(names)) % n_folds)[groups]
+    rows = [
+        (np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)
+    ]
+    return [(_part(dataset, train), _part(dataset, valid)) for train, valid in rows]
+
+
 def _part(dataset: InMemoryDataset, rows: npt.NDArray[np.intp]) -> Rows:
     weight = dataset.sample_weight
     if weight is not None:
