@@ -105,7 +105,8 @@ class SharedParameters(TypedDict, total=False):
     max_epochs: Annotated[int | str, 50, [COUNT, StrOptions({"auto"})],
         """int or "auto"
         Passes over the training rows, at most. "auto" makes about 13.4 times the square
-        root of their number steps."""]
+        root of their number steps, of n rows above 2,000 another (n / 2000) ** 0.25
+        times as many."""]
     batch_size: Annotated[int | str, 128, [COUNT, StrOptions({"auto"})],
         """int or "auto"
         Rows of a training step. "auto" is the power of two next to three times the
