@@ -153,10 +153,12 @@ def summarize(cells, splits, n_rows, models):
             for model, frame in means.items():
                 own[model] = {name: float(v) for name, v in frame.mean().items()}
                 if model != "default" and "default" in means:
-                    own[model]["default_less_it"] = {
-                        name: mean_interval(means["default"][name] - frame[name])
-                        for name in ("accuracy", "log_loss", "calibration_error")
-                    }
+                    less = means["default"] - frame
+                    own[model]["default_less_it"] = mean_interval(less["accuracy"])
+                    for name in ("log_loss", "calibration_error"):
+                        own[model][f"default_less_its_{name}"] = mean_interval(
+                            less[name]
+                        )
     return summary
 
 
@@ -203,7 +205,7 @@ def main():
     for where, by_model in summarize(cells, args.splits, n_rows, MODELS).items():
         print(where)
         for model, row in by_model.items():
-            pair = row.get("default_less_it", {"accuracy": (0.0, 0.0)})["accuracy"]
+            pair = row.get("default_less_it", (0.0, 0.0))
             print(
                 f"  {model:22s} {row['accuracy']:6.2f} %"
                 f"  log loss {row['log_loss']:.3f}"

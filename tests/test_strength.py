@@ -140,7 +140,7 @@ def test_a_value_that_is_given_makes_it_a_plain_fit(data, monkeypatch, params, d
     assert clf.auto_params_["dropout"] == dropout
 
 
-@pytest.mark.parametrize(("n_rows", "n_folds"), [(40, 0), (60, 4), (90, 3), (200, 1)])
+@pytest.mark.parametrize(("n_rows", "n_folds"), [(40, 0), (60, 3), (120, 2), (200, 1)])
 def test_of_few_rows_more_folds_are_held_out(data, monkeypatch, n_rows, n_folds):
     X, y = data
     calls = spy(monkeypatch)

@@ -70,8 +70,8 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     Notes
     -----
     With dropout and max_epochs "auto", `fit` holds out a fifth of the rows, and of less
-    than a thousand as many other fifths in turn as make two hundred rows. On the rest
-    it trains shortly with a dropout of 0.4, and twice as long with 0.2; as long as the
+    than a thousand another fifth in turn, or two, to make two hundred. On the rest it
+    trains shortly with a dropout of 0.4, and twice as long with 0.2; as long as the
     longer training is the more accurate on the rows held out, of equals the one of
     lower log loss, it doubles the length again, up to eight times, with 0.2 and 0.1.
     The best is then trained on all rows. The rows held out also give the factor
