@@ -88,6 +88,7 @@ def give_scores(monkeypatch, scores):
 
 def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
     X, y = data
+    monkeypatch.setattr(_choice, "FEW_ROWS", 200)
     calls = spy(monkeypatch)
     give_scores(monkeypatch, [(0.6, -0.5), (0.7, -0.6), (0.9, -0.6), (0.9, -0.7)])
     clf = make().fit(X, y)
@@ -123,6 +124,14 @@ def test_where_the_strongest_is_best_nothing_longer_is_tried(data, monkeypatch):
     clf = make().fit(*data)
     assert [len(nets) for nets in calls] == [2, 1]
     assert clf.auto_params_["dropout"] == STRENGTHS[0].dropout
+
+
+def test_the_longest_is_for_many_rows(data, monkeypatch):
+    calls = spy(monkeypatch)
+    give_scores(monkeypatch, [(0.6, -0.5), (0.7, -0.5), (0.8, -0.5)])
+    clf = make().fit(*data)
+    assert [len(nets) for nets in calls] == [2, 1, 1]
+    assert clf.auto_params_["max_epochs"] == clf._lengths(240, STRENGTHS[2])[0]
 
 
 @pytest.mark.parametrize(
