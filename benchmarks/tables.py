@@ -1,13 +1,15 @@
 """Accuracy, log loss, calibration and time on tables: our defaults and their peers.
 
-Each cell (table, rows, split, model) is kept as it is done, so that a run that was cut
-off goes on, and a model that is added runs alone. Rows are standardised, categories
-one-hot, for all models alike; splits are the same for all, so that differences are of
-pairs. Rates and lengths of the defaults were chosen on other tables, or on the first
-half of these (`CHOSEN_ON`); the others confirm them. Times are of the processor, on one
-thread.
+Each cell (table, rows, model, split) is kept as it is done, so that a run that was cut
+off goes on, and a model that is added runs alone. A table with fewer rows than a size
+asks for gives all it has. Rows are standardised, categories one-hot, for all models but
+RealMLP, which has its own ways with both and gets the table as it is; splits are the
+same for all, so that differences are of pairs. What the defaults are was chosen on
+other tables, or on the first half of these (`CHOSEN_ON`); the others confirm it. Times
+are of the processor.
 
-RealMLP-TD-S is there where pytabkit is installed.
+With all rows come two tables, magic and the flights of January and February.
+RealMLP-TD-S is there where pytabkit is installed (the extra `bench`).
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from itertools import product
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
+import torch
 from _common import (
     RESULTS,
     find_data,
@@ -45,6 +48,7 @@ FILES = (
 )
 BUNDLED = ("breast_cancer", "digits", "iris", "wine")
 CHOSEN_ON = ("chess", "magic", "phoneme", "segment", "splice")
+LARGE = ("magic", "flights")
 # Rows of a test set, at most: enough for a tenth of a point over splits.
 TEST_ROWS = 6000
 ROBUST = {"normalization": None, "dropout": 0.15, "label_smoothing": 0.0}
@@ -53,7 +57,8 @@ ROBUST = {"normalization": None, "dropout": 0.15, "label_smoothing": 0.0}
 def real_mlp(seed):
     from pytabkit import RealMLP_TD_S_Classifier
 
-    return RealMLP_TD_S_Classifier(random_state=seed, n_cv=1, n_refit=0)
+    n_threads = torch.get_num_threads()
+    return RealMLP_TD_S_Classifier(random_state=seed, n_threads=n_threads, device="cpu")
 
 
 MODELS = {
@@ -73,6 +78,14 @@ MODELS = {
 
 def load(name, folder):
     """Return a table's features as a frame, and its classes as codes."""
+    if name == "flights":
+        # The other months are for what is measured under shift.
+        path = find_data(folder, "shifts/flights.parquet")
+        frame = pd.read_parquet(path, filters=[("month", "<=", 2)])
+        # One carrier has a single flight; and a flight's number all but names its own.
+        frame = frame[frame["carrier"].isin(frame["carrier"].value_counts()[:15].index)]
+        frame = frame.drop(columns=["month", "flight"])
+        return frame, np.unique(frame.pop("carrier"), return_inverse=True)[1]
     if name in BUNDLED:
         bunch = getattr(datasets, f"load_{name}")()
         return pd.DataFrame(bunch.data), bunch.target
@@ -82,8 +95,7 @@ def load(name, folder):
 
 
 def split(frame, y, n_rows, seed):
-    """Return rows to train on, at most `n_rows` and seven tenths, and to test on."""
-    n_rows = min(n_rows, int(0.7 * len(y)))
+    """Return rows to train on and to test on, as frames and as matrices."""
     train, test = train_test_split(
         np.arange(len(y)), train_size=n_rows, stratify=y, random_state=seed
     )
@@ -97,10 +109,12 @@ def split(frame, y, n_rows, seed):
     )
     X = encoder.fit_transform(frame.iloc[train]).astype(np.float32)
     X_test = encoder.transform(frame.iloc[test]).astype(np.float32)
-    return X, y[train], X_test, y[test]
+    frames = frame.iloc[train], frame.iloc[test]
+    return y[train], y[test], {"matrix": (X, X_test), "frame": frames}
 
 
-def measure(model, seed, X, y, X_test, y_test):
+def measure(model, seed, y, y_test, rows):
+    X, X_test = rows["frame" if model == "RealMLP-TD-S" else "matrix"]
     start = time.process_time()
     clf = MODELS[model](seed).fit(X, y)
     seconds = time.process_time() - start
@@ -113,54 +127,50 @@ def measure(model, seed, X, y, X_test, y_test):
     }
 
 
-def summarize(cells, tables, sizes, models):
-    """Return means over tables of means over splits, and paired differences."""
+def summarize(cells, splits, n_rows, models):
+    """Return means over tables of means over splits, and paired differences.
+
+    `n_rows` are the rows of each table, by size.
+    """
     summary = {}
-    for size, (half, own) in product(
-        sizes,
-        {
-            "all": tables,
-            "chosen on": [t for t in tables if t in CHOSEN_ON],
-            "confirmed on": [t for t in tables if t not in CHOSEN_ON],
-        }.items(),
-    ):
-        by_model = {}
-        for model in models:
-            rows = []
-            for table in own:
-                found = [
-                    cell
-                    for key, cell in cells.items()
-                    if key.rsplit("/", 1)[0] == f"{table}/{size}/{model}"
+    for size, rows in n_rows.items():
+        for half, tables in {
+            "all": list(rows),
+            "chosen on": [table for table in rows if table in CHOSEN_ON],
+            "confirmed on": [table for table in rows if table not in CHOSEN_ON],
+        }.items():
+            means = {}
+            for model in models:
+                keys = [
+                    [f"{t}/{rows[t]}/{model}/{seed}" for seed in range(splits)]
+                    for t in tables
                 ]
-                if found:
-                    rows.append(pd.DataFrame(found).mean())
-            if len(rows) == len(own) > 0:
-                by_model[model] = pd.DataFrame(rows)
-        summary[f"{size} rows, {half}"] = {
-            model: {
-                **{name: float(value) for name, value in frame.mean().items()},
-                **(
-                    {
-                        "default_less_it": mean_interval(
-                            by_model["default"]["accuracy"].to_numpy()
-                            - frame["accuracy"].to_numpy()
+                if all(key in cells for own in keys for key in own):
+                    means[model] = pd.DataFrame(
+                        [pd.DataFrame([cells[k] for k in own]).mean() for own in keys]
+                    )
+            own = summary[f"{size} rows, {half}"] = {}
+            for model, frame in means.items():
+                own[model] = {name: float(v) for name, v in frame.mean().items()}
+                if model != "default" and "default" in means:
+                    less = means["default"] - frame
+                    own[model]["default_less_it"] = mean_interval(less["accuracy"])
+                    for name in ("log_loss", "calibration_error"):
+                        own[model][f"default_less_its_{name}"] = mean_interval(
+                            less[name]
                         )
-                    }
-                    if model != "default" and "default" in by_model
-                    else {}
-                ),
-            }
-            for model, frame in by_model.items()
-        }
     return summary
+
+
+def as_size(text):
+    return text if text == "all" else int(text)
 
 
 def main():
     p = parser(__doc__)
-    p.add_argument("--sizes", type=int, nargs="+", default=[100, 500, 2000, 6000])
+    sizes = [100, 500, 2000, 6000, "all"]
+    p.add_argument("--sizes", type=as_size, nargs="+", default=sizes)
     p.add_argument("--splits", type=int, default=3)
-    p.add_argument("--tables", nargs="+", default=[*FILES, *BUNDLED])
     p.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     p.add_argument("--again", nargs="+", default=[], choices=list(MODELS))
     args = p.parse_args()
@@ -169,37 +179,39 @@ def main():
     path = RESULTS / "tables.json"
     cells = json.loads(path.read_text())["results"]["cells"] if path.exists() else {}
     cells = {k: v for k, v in cells.items() if k.split("/")[2] not in args.again}
-    models = [m for m in args.models if m != "RealMLP-TD-S" or _has_pytabkit()]
-    for size, name in product(args.sizes, args.tables):
-        frame, y = load(name, args.data)
-        for seed in range(args.splits):
-            rows = split(frame, y, size, seed)
-            for model in models:
-                key = f"{name}/{size}/{model}/{seed}"
-                if key not in cells:
-                    cells[key] = measure(model, seed, *rows)
-        done = {m: cells[f"{name}/{size}/{m}/0"]["accuracy"] for m in models}
-        print(name, size, {m: round(v, 2) for m, v in done.items()}, flush=True)
-        known = sorted({key.split("/")[2] for key in cells}, key=list(MODELS).index)
-        sizes = sorted({int(key.split("/")[1]) for key in cells})
-        summary = summarize(cells, args.tables, sizes, known)
-        write("tables", {"summary": summary, "cells": cells}, splits=args.splits)
-    for where, by_model in summary.items():
+    has_pytabkit = find_spec("pytabkit") is not None
+    models = [m for m in args.models if m != "RealMLP-TD-S" or has_pytabkit]
+    tables = {name: load(name, args.data) for name in (*FILES, *BUNDLED, *LARGE)}
+    n_rows = {}
+    for size in sizes:
+        names = LARGE if size == "all" else (*FILES, *BUNDLED)
+        limit = np.inf if size == "all" else size
+        n_rows[size] = {n: int(min(limit, 0.7 * len(tables[n][1]))) for n in names}
+    for size in args.sizes:
+        for name, n in n_rows[size].items():
+            shown = {}
+            for seed in range(args.splits):
+                left = [m for m in models if f"{name}/{n}/{m}/{seed}" not in cells]
+                rows = split(*tables[name], n, seed) if left else None
+                for model in left:
+                    cell = measure(model, seed, *rows)
+                    cells[f"{name}/{n}/{model}/{seed}"] = cell
+                    shown[model] = round(cell["accuracy"], 2)
+            if shown:
+                print(name, n, shown, flush=True)
+                summary = summarize(cells, args.splits, n_rows, MODELS)
+                results = {"summary": summary, "cells": cells}
+                write("tables", results, splits=args.splits)
+    for where, by_model in summarize(cells, args.splits, n_rows, MODELS).items():
         print(where)
         for model, row in by_model.items():
-            mean, half = row.get("default_less_it", (0.0, 0.0))
+            pair = row.get("default_less_it", (0.0, 0.0))
             print(
                 f"  {model:22s} {row['accuracy']:6.2f} %"
                 f"  log loss {row['log_loss']:.3f}"
                 f"  calibration {row['calibration_error']:.1f}  {row['seconds']:.2f} s"
-                f"  default less it {mean:+.2f} ± {half:.2f}"
+                f"  default less it {pair[0]:+.2f} ± {pair[1]:.2f}"
             )
-
-
-def _has_pytabkit():
-    from importlib.util import find_spec
-
-    return find_spec("pytabkit") is not None
 
 
 if __name__ == "__main__":

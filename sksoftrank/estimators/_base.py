@@ -6,11 +6,11 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from numbers import Integral
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,11 @@ from sksoftrank._sklearn import (
 from sksoftrank._torch import uncompiled
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._architecture import Architecture
+from sksoftrank.estimators._choice import MIN_ROWS, Choice
 from sksoftrank.estimators._inference import InferenceMixin
 from sksoftrank.estimators._input import InputReader, check_range
 from sksoftrank.estimators._parameters import SharedParametersMixin
-from sksoftrank.estimators._recipe import MODERATE, STRENGTHS, NetMixin, Strength
+from sksoftrank.estimators._recipe import MODERATE, NetMixin, Strength
 from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._training_data import (
     FloatArray,
@@ -60,14 +61,15 @@ from sksoftrank.training import (
 from sksoftrank.training._threads import threads_for
 
 Array = npt.NDArray[Any]
-# With fewer rows, a fifth of them is too few to tell: nothing was gained with 100.
-MIN_CHOICE_ROWS = 200
 # rank_ counts the singular values above this share of the largest.
 RANK_TOL = 1e-2
 
 
 class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, ABC):
     """Base of the classifiers; a subclass adds its parameters and its architecture."""
+
+    # Where metadata are routed, whoever passes groups has said enough.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     @abstractmethod
     def _architecture(self) -> Architecture:
@@ -84,6 +86,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         X: npt.ArrayLike,
         y: npt.ArrayLike | str | None = None,
         sample_weight: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
     ) -> Self:
         """Train the network on `X` and `y`, then find the basis of its embedding.
 
@@ -101,6 +104,9 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             column where `X` is an Arrow dataset, None where it is a torch Dataset.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the rows.
+        groups : array-like of shape (n_samples,), default=None
+            What each row belongs to, such as a person. Where rows are held out, for
+            early stopping or for what is "auto", they are then whole groups.
 
         Returns
         -------
@@ -115,7 +121,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             At the training step whose loss is not finite.
         """
         with self._unchanged_on_error():
-            training = self._prepare(X, y, sample_weight)
+            training = self._prepare(X, y, sample_weight, groups)
             (error,) = fit_trainings([training])
             if error is not None:
                 raise error
@@ -129,6 +135,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         X: Any,
         y: Any,
         sample_weight: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
         *,
         validated: dict[Hashable, Any] | None = None,
     ) -> Training:
@@ -138,7 +145,9 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         """
         width_before = getattr(self, "n_features_in_", None)
         dataset: Rows | StreamDataset
-        dataset = self._read_training(X, y, sample_weight, validated=validated)
+        dataset = self._read_training(
+            X, y, sample_weight, groups=groups, validated=validated
+        )
         # After the checks: a random state of the user's is left alone by an error.
         seeds = self._draw_seeds()
         valid_dataset = None
@@ -158,16 +167,13 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             strength = getattr(self, "_strength", MODERATE)
             net = build(dataset, strength=strength)
             self._load_weights(net)
-            return Training(net, dataset, seeds["rows"], strength)
+            return Training(net, dataset, seeds["rows"], strength, self.logit_scale_)
         # Built whatever will be chosen: what can't be is refused before any training.
         training = Training(build(dataset), dataset, seeds["rows"])
         if isinstance(dataset, InMemoryDataset) and self._chooses_strength(dataset):
             training.build = partial(build, dataset)
-            train, training.valid = split_validation(dataset, 0.2, seeds["split"])
-            training.trials = {
-                strength: (build(train, strength=strength, is_trial=True), train)
-                for strength in STRENGTHS
-            }
+            build_trial = partial(build, is_trial=True)
+            training.choice = Choice(build_trial, dataset, seeds["split"])
         return training
 
     def _read_training(
@@ -176,6 +182,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         y: Any,
         sample_weight: npt.ArrayLike | None,
         *,
+        groups: npt.ArrayLike | None = None,
         classes: Array | None = None,
         validated: dict[Hashable, Any] | None = None,
     ) -> InMemoryDataset | StreamDataset:
@@ -192,7 +199,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         reader = self._architecture().input if is_new else self._input
         dataset: InMemoryDataset | StreamDataset
         if is_stream(X, y):
-            check_stream_settings(X, y, sample_weight, self.early_stopping)
+            check_stream_settings(X, y, sample_weight, self.early_stopping, groups)
             passes = reader.open(X, y, labelled=True)
             dataset, known = from_stream(passes, classes, self.class_weight)
         else:
@@ -208,6 +215,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                 sample_weight=sample_weight,
                 class_weight=self.class_weight,
                 batch_size=self._lengths(rows.shape[0])[1],
+                groups=groups,
             )
         check_classes(known, before)
         self._set_input(reader)
@@ -220,7 +228,8 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             self._architecture().module_params.get("dropout") == "auto"
             and self.max_epochs == "auto"
             and not self.early_stopping
-            and len(dataset) >= MIN_CHOICE_ROWS
+            and len(dataset) >= MIN_ROWS
+            and (dataset.groups is None or len(np.unique(dataset.groups)) > 1)
         )
 
     def _set_input(self, reader: InputReader) -> None:
@@ -246,7 +255,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         self.auto_params_ = {"max_epochs": net.max_epochs, "batch_size": net.batch_size}
         if hasattr(net, "module__dropout"):
             self.auto_params_["dropout"] = net.module__dropout
-        self._finish(net, history=[])
+        self._finish(net, history=[], logit_scale=training.logit_scale)
         if compress:
             self._find_basis(training.dataset, training.seed)
         self._is_incremental = False
@@ -377,8 +386,15 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                 "start anew."
             )
         module.load_state_dict(weights)
+        if self.logit_scale_ != 1.0:  # It was not trained.
+            module.scale_logits(1 / self.logit_scale_)
 
-    def _finish(self, net: SoftRankNet, history: list[dict[str, Any]]) -> None:
+    def _finish(
+        self,
+        net: SoftRankNet,
+        history: list[dict[str, Any]],
+        logit_scale: float = 1.0,
+    ) -> None:
         """Set the fitted attributes of a trained net."""
         net.module_.eval()
         epochs = [_public_record(record) for record in net.history[-net.max_epochs :]]
@@ -394,6 +410,10 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             if isinstance(callback, EarlyStopping):
                 callback.best_model_weights_ = None
         self.net_ = net
+        self.logit_scale_ = logit_scale
+        if logit_scale != 1.0:
+            module: Any = self.module_
+            module.scale_logits(logit_scale)
 
     def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
         """Set the fitted attributes that `transform` needs, from the rows given."""
@@ -555,34 +575,24 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
 class Training:
     """What a fit is going to train, and on what.
 
-    Where it has `trials`, these are trained first, and the best on `valid` says what to
-    `build` for all rows.
+    Where there is a `choice`, its trials are trained first, and say what to `build` for
+    all rows.
     """
 
     net: SoftRankNet
     dataset: Rows | StreamDataset
     seed: int
     strength: Strength = MODERATE
-    trials: dict[Strength, tuple[SoftRankNet, Rows]] = field(default_factory=dict)
-    valid: Rows | None = None
+    logit_scale: float = 1.0
+    choice: Choice | None = None
     build: Callable[..., SoftRankNet] | None = None
 
-    def choose(self, errors: Sequence[Exception | None]) -> None:
-        """Build the net for the best trial; those that ended with errors are none."""
-        scores = {}
-        for (strength, (net, _)), error in zip(
-            self.trials.items(), errors, strict=True
-        ):
-            if error is None:
-                result = net.validate(self.valid)
-                scores[strength] = (
-                    round(result["valid_acc"], 9),
-                    -result["valid_loss"],
-                )
-        if scores and self.build is not None:
-            self.strength = max(scores, key=scores.__getitem__)
+    def settle(self) -> None:
+        """Build the net that was chosen."""
+        if self.choice is not None and self.build is not None:
+            self.strength = self.choice.strength
+            self.logit_scale = self.choice.logit_scale
             self.net = self.build(strength=self.strength)
-        self.trials.clear()
 
 
 def fit_trainings(
@@ -602,17 +612,22 @@ def fit_trainings(
         One for the net of each, or None.
     """
     errors: list[Exception | None] = [None] * len(trainings)
-    trials = [trial for training in trainings for trial in training.trials.values()]
-    if trials:
+    choosing = {k: t.choice for k, t in enumerate(trainings) if t.choice is not None}
+    while choosing:
+        trials = [trial for choice in choosing.values() for trial in choice.trials]
         found = iter(fit_nets([n for n, _ in trials], [d for _, d in trials], stop))
         if any(net.was_interrupted_ for net, _ in trials):
             raise KeyboardInterrupt
-        for k, training in enumerate(trainings):
-            own = list(islice(found, len(training.trials)))
+        for k, choice in [*choosing.items()]:
+            own = list(islice(found, len(choice.trials)))
             try:
-                training.choose(own)
+                choice.take(own)
+                if choice.trials:
+                    continue
+                trainings[k].settle()
             except Exception as error:  # This fit's own: others go on.
                 errors[k] = error
+            del choosing[k]
     left = [k for k, error in enumerate(errors) if error is None]
     nets = [trainings[k].net for k in left]
     own_callbacks = [callbacks[k] if callbacks else None for k in left]

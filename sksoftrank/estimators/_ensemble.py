@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +112,7 @@ class SoftRankEnsembleClassifier(
     (1797, 10)
     """
 
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
     _parameter_constraints: dict[str, Any] = {  # noqa: RUF012
         "estimator": "no_validation",  # `_members` names the classes one may pass.
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
@@ -155,6 +156,7 @@ class SoftRankEnsembleClassifier(
         X: npt.ArrayLike,
         y: npt.ArrayLike | str | None = None,
         sample_weight: npt.ArrayLike | None = None,
+        groups: npt.ArrayLike | None = None,
     ) -> Self:
         """Train all members on `X` and `y`.
 
@@ -167,6 +169,8 @@ class SoftRankEnsembleClassifier(
             Labels; as for `estimator` where `X` is a Dataset.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights of the rows.
+        groups : array-like of shape (n_samples,), default=None
+            What each row belongs to, as in the members' `fit`.
 
         Returns
         -------
@@ -174,21 +178,23 @@ class SoftRankEnsembleClassifier(
             The fitted ensemble.
         """
         before = dict(vars(self))
+        params = {"sample_weight": sample_weight, "groups": groups}
         try:
-            self._fit(X, y, sample_weight)
+            self._fit(X, y, {k: v for k, v in params.items() if v is not None})
         except BaseException:
             # As it was: nothing is lost.
             self.__dict__ = before
             raise
         return self
 
-    def _fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None) -> None:
+    def _fit(self, X: Any, y: Any, params: dict[str, Any]) -> None:
         # All members read their input alike: the first to do so is none of them.
         reader = clone(self._base())
         _validate_params(reader)
         if not is_stream(X, y):  # Once for all members.
             X = reader._architecture().input.as_frame(X)
         validated: dict[Any, Any] = {}
+        sample_weight = params.get("sample_weight")
         dataset = reader._read_training(X, y, sample_weight, validated=validated)
         seeds = draw_seeds(self.random_state, self.n_estimators + 1)
         members = self._members(seeds)
@@ -196,7 +202,6 @@ class SoftRankEnsembleClassifier(
         RankCompressor(self.n_components)._check_size(
             sum(member._architecture().embedding_width or 0 for member in members)
         )
-        params = {} if sample_weight is None else {"sample_weight": sample_weight}
         self.estimators_ = self._fit_members(
             [PendingFit(member, X, y, params) for member in members], validated
         )

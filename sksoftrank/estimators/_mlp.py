@@ -38,10 +38,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         Nonlinearity of the hidden layers.
     dropout : float or "auto", default="auto"
         In [0, 1). Probability that a hidden unit is zeroed in a training step. "auto"
-        is 0.2. With ``max_epochs="auto"`` beside it, `fit` holds out a fifth of the
-        rows, trains for long, moderately and shortly with 0.2, 0.2 and 0.4, and takes
-        for the training on all rows what is most accurate on those held out; not of
-        fewer than 200 rows, nor with early stopping, nor to go on from a fit before.
+        is 0.2. With ``max_epochs="auto"`` beside it, `fit` chooses both: see Notes.
     normalization : {None, "batch", "layer"}, default="batch"
         Normalisation before each activation. Weakens the temperature's effect.
     input_scale : bool, default=True
@@ -68,6 +65,27 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     is_categorical_ : ndarray of shape (n_features_in_,) or None
         Which columns hold categories; None where none does.
     %(attributes)s
+
+    Notes
+    -----
+    With dropout and max_epochs "auto", `fit` holds out a fifth of the rows, and of less
+    than a thousand another fifth in turn, or two, to make two hundred. On the rest it
+    trains shortly with a dropout of 0.4, and twice as long with 0.2; as long as the
+    longer training is the more accurate on the rows held out, of equals the one of
+    lower log loss, it doubles the length once more with 0.2 and, of more than 2,000
+    rows, again with 0.1. The best is then trained on all rows. The rows held out also
+    give the factor `logit_scale_`, which makes up for smoothed labels in the
+    probabilities. Beside
+
+    - few rows, up to 49: nothing is held out, and the second of these is the training;
+    - `groups` in `fit`: whole groups are held out, and with one group none;
+    - weights of rows or classes: the accuracy is weighted;
+    - a class of few rows: each is spread evenly over the fifths, so that of one with
+      less than five some fifths have none;
+    - `early_stopping`, rows that come in passes: nothing is chosen, as with few rows;
+    - `partial_fit`: an epoch is what a call brings, and dropout 0.2;
+    - `warm_start`: what the first `fit` chose, `logit_scale_` included, is kept;
+    - a grid search: each candidate chooses anew, on the rows of its training.
 
     References
     ----------

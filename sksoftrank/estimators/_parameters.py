@@ -105,7 +105,8 @@ class SharedParameters(TypedDict, total=False):
     max_epochs: Annotated[int | str, 50, [COUNT, StrOptions({"auto"})],
         """int or "auto"
         Passes over the training rows, at most. "auto" makes about 13.4 times the square
-        root of their number steps."""]
+        root of their number steps, of n rows above 2,000 another (n / 2000) ** 0.25
+        times as many."""]
     batch_size: Annotated[int | str, 128, [COUNT, StrOptions({"auto"})],
         """int or "auto"
         Rows of a training step. "auto" is the power of two next to three times the
@@ -167,6 +168,9 @@ feature_names_in_ : ndarray of shape (n_features_in_,)
     Names of the columns, where `X` had any.
 auto_params_ : dict
     Epochs, batch size and dropout of the training, which "auto" may have chosen.
+logit_scale_ : float
+    What the logits were multiplied by after the training, for the least log loss on the
+    rows that "auto" held out to choose by; 1 where it held out none.
 n_iter_ : int
     Epochs trained.
 temperature_ : float

@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.model_selection import (
+    GroupShuffleSplit,
+    ShuffleSplit,
+    StratifiedShuffleSplit,
+)
+from sklearn.utils import (
+    check_consistent_length,
+    check_random_state,
+    column_or_1d,
+    compute_class_weight,
+)
 from sklearn.utils.multiclass import check_classification_targets
 from torch.utils.data import Subset
 
@@ -22,6 +31,7 @@ from sksoftrank.training import InMemoryDataset, StreamDataset
 from sksoftrank.training._stream import sample_stream
 
 Array = npt.NDArray[Any]
+Codes = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Rows = InMemoryDataset | Subset[Any]
 ClassWeight = dict[Any, float] | str | None
@@ -37,7 +47,7 @@ def encode(
     y: Array,
     classes: Array,
     remedy: str = "Name all classes in the first call of partial_fit.",
-) -> npt.NDArray[np.int64]:
+) -> Codes:
     """Return the codes of `y` among the sorted `classes`."""
     unknown = ~np.isin(y, classes)
     if unknown.any():
@@ -102,9 +112,14 @@ def _all_weightless(class_weight: ClassWeight) -> ValueError:
 
 
 def check_stream_settings(
-    X: Any, target: Any, sample_weight: Any, early_stopping: bool
+    X: Any, target: Any, sample_weight: Any, early_stopping: bool, groups: Any = None
 ) -> None:
     """Refuse what takes rows held in memory."""
+    if groups is not None:
+        raise ValueError(
+            "groups must be None where X is a Dataset, whose rows can't be held out, "
+            f"got {type(groups).__name__}. Use arrays."
+        )
     if sample_weight is not None:
         raise ValueError(
             "sample_weight must be None where X is a Dataset, got "
@@ -133,20 +148,25 @@ def from_arrays(
     sample_weight: npt.ArrayLike | None,
     class_weight: ClassWeight,
     batch_size: int,
+    groups: npt.ArrayLike | None = None,
 ) -> tuple[InMemoryDataset, Array]:
     """Return the rows that have a weight as a dataset, and the classes.
 
     `classes` are all that will come; None takes those of the labels. Of few rows,
-    equal ones are merged; where all weights are equal, there are none.
+    equal ones of a group are merged; where all weights are equal, there are none.
     """
     if classes is None:
         classes, codes = np.unique(labels, return_inverse=True)
         codes = codes.astype(np.int64, copy=False)
     else:
         codes = encode(labels, classes)
+    if groups is not None:
+        groups = column_or_1d(groups)
+        check_consistent_length(X, groups)
+        groups = np.unique(groups, return_inverse=True)[1]
     n_merged = max(batch_size, MERGED_ROWS)
     if X.shape[0] > n_merged and sample_weight is class_weight is None:
-        return InMemoryDataset(X, codes), classes
+        return InMemoryDataset(X, codes, groups=groups), classes
     weight = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
     )
@@ -160,18 +180,23 @@ def from_arrays(
     kept = weight > 0
     if not kept.all():
         X, codes, weight = X[kept], codes[kept], weight[kept]
+        groups = None if groups is None else groups[kept]
     if X.shape[0] <= n_merged:
-        X, codes, weight = merge_duplicates(X, codes, weight)
+        X, codes, weight, groups = merge_duplicates(X, codes, weight, groups)
     if (weight == weight[0]).all():
-        return InMemoryDataset(X, codes), classes
+        return InMemoryDataset(X, codes, groups=groups), classes
     weight = weight / weight.max()  # Sums of the largest would overflow.
-    return InMemoryDataset(X, codes, weight / weight.mean()), classes
+    weight = weight / weight.mean()
+    return InMemoryDataset(X, codes, weight, groups=groups), classes
 
 
 def merge_duplicates(
-    X: Any, codes: npt.NDArray[np.int64], weight: npt.NDArray[np.float64]
-) -> tuple[Any, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return each distinct pair of row and code once, with its summed weight.
+    X: Any,
+    codes: Codes,
+    weight: npt.NDArray[np.float64],
+    groups: Codes | None,
+) -> tuple[Any, Codes, npt.NDArray[np.float64], Codes | None]:
+    """Return each distinct row, with its code and group, once with its summed weight.
 
     In an order that depends on the rows alone. A weight of two and the row twice, in
     any place, then lead to the same sums in the same order: the same fit.
@@ -182,12 +207,14 @@ def merge_duplicates(
         rows = [X.indices[a:b].tobytes() + X.data[a:b].tobytes() for a, b in bounds]
     else:
         rows = [row.tobytes() for row in X]
-    groups: dict[tuple[int, bytes], list[int]] = {}
-    for index, key in enumerate(zip(codes.tolist(), rows, strict=True)):
-        groups.setdefault(key, []).append(index)
-    members = [groups[key] for key in sorted(groups)]
-    first = np.array([group[0] for group in members])
-    return X[first], codes[first], np.array([weight[group].sum() for group in members])
+    own = np.zeros_like(codes) if groups is None else groups
+    equal: dict[tuple[int, int, bytes], list[int]] = {}
+    for index, key in enumerate(zip(codes.tolist(), own.tolist(), rows, strict=True)):
+        equal.setdefault(key, []).append(index)
+    members = [equal[key] for key in sorted(equal)]
+    first = np.array([places[0] for places in members])
+    weight = np.array([weight[places].sum() for places in members])
+    return X[first], codes[first], weight, None if groups is None else groups[first]
 
 
 def split_validation(
@@ -195,27 +222,60 @@ def split_validation(
 ) -> tuple[Rows, Rows]:
     """Return the rows to train on and those to validate on, without a copy.
 
-    Stratified where every class can be on both sides. The weights have mean one on
+    Whole groups, where the dataset has any: that fraction of their number. Otherwise
+    stratified where every class can be on both sides. The weights have mean one on
     each.
     """
-    n_rows = len(dataset)
-    counts = np.bincount(dataset.y)
-    counts = counts[counts > 0]
-    n_valid = math.ceil(fraction * n_rows)
-    if not 0 < n_valid < n_rows:
+    n_rows, groups = len(dataset), dataset.groups
+    n_units = n_rows if groups is None else len(np.unique(groups))
+    n_valid = math.ceil(fraction * n_units)
+    if not 0 < n_valid < n_units:
+        units = "rows" if groups is None else "groups of rows"
         raise ValueError(
-            f"validation_fraction={fraction} must leave rows both to train on and to "
-            f"validate on, got {n_valid} of {n_rows} rows (different, and of "
+            f"validation_fraction={fraction} must leave {units} both to train on and "
+            f"to validate on, got {n_valid} of {n_units} {units} (different, and of "
             "positive weight) to validate on. Change it, or set early_stopping=False."
         )
-    can_stratify = counts.min() >= 2 and len(counts) <= min(n_valid, n_rows - n_valid)
-    train, valid = train_test_split(
-        np.arange(n_rows),
-        test_size=fraction,
-        random_state=seed,
-        stratify=dataset.y if can_stratify else None,
+    splitter: Any
+    if groups is not None:
+        splitter = GroupShuffleSplit
+    else:
+        counts = np.bincount(dataset.y)
+        counts = counts[counts > 0]
+        can_stratify = counts.min() >= 2 and len(counts) <= min(
+            n_valid, n_rows - n_valid
+        )
+        splitter = StratifiedShuffleSplit if can_stratify else ShuffleSplit
+    train, valid = next(
+        splitter(1, test_size=fraction, random_state=seed).split(
+            np.zeros(n_rows), dataset.y, groups
+        )
     )
     return _part(dataset, train), _part(dataset, valid)
+
+
+def split_folds(
+    dataset: InMemoryDataset, n_folds: int, seed: int
+) -> list[tuple[Rows, Rows]]:
+    """Return for each fold the rows to train on and those held out.
+
+    Each class is spread evenly over the folds, however few rows it has; of groups each
+    is in one fold, and there are no more folds than groups.
+    """
+    rng = np.random.default_rng(seed)
+    if dataset.groups is None:
+        order = rng.permutation(len(dataset))
+        order = order[np.argsort(dataset.y[order], kind="stable")]
+        fold = np.empty_like(order)
+        fold[order] = np.arange(len(order)) % n_folds
+    else:
+        names, groups = np.unique(dataset.groups, return_inverse=True)
+        n_folds = min(n_folds, len(names))
+        fold = (rng.permutation(len(names)) % n_folds)[groups]
+    rows = [
+        (np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(n_folds)
+    ]
+    return [(_part(dataset, train), _part(dataset, valid)) for train, valid in rows]
 
 
 def _part(dataset: InMemoryDataset, rows: npt.NDArray[np.intp]) -> Rows:
@@ -309,7 +369,7 @@ def draw_seeds(
 
 def sample_rows(
     dataset: Rows | StreamDataset, seed: int
-) -> tuple[Any, npt.NDArray[np.int64], FloatArray | None]:
+) -> tuple[Any, Codes, FloatArray | None]:
     """Return at most `BASIS_ROWS` rows, codes and weights of a dataset.
 
     Of all that it is a part of: rows held out tell more of new rows than as many that

@@ -114,3 +114,15 @@ class MLP(EmbedHeadModule):
     def head(self, z: Tensor) -> Tensor:
         """Return the logits (n, n_classes) of the representation `z` (n, d)."""
         return self.output(z)
+
+    def scale_logits(self, factor: float) -> None:
+        """Multiply the logits: neither the representation nor any class changes.
+
+        Parameters
+        ----------
+        factor : float
+            Positive; above 1 makes the probabilities surer.
+        """
+        with torch.no_grad():
+            for parameter in self.output.parameters():
+                parameter.mul_(factor)

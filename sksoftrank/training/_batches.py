@@ -42,6 +42,8 @@ class InMemoryDataset(Dataset):
         Weight of each row, for the loss.
     length : int, default=None
         Number of rows, where `X` can't tell.
+    groups : ndarray of shape (n,), default=None
+        Codes of what rows belong together, for those who hold rows out.
 
     Examples
     --------
@@ -58,9 +60,11 @@ class InMemoryDataset(Dataset):
         y: Any = None,
         sample_weight: npt.NDArray[Any] | None = None,
         length: int | None = None,
+        groups: npt.NDArray[Any] | None = None,
     ) -> None:
         super().__init__(X, y, length=length)
         self.sample_weight = sample_weight
+        self.groups = groups
 
     @property
     def in_memory(self) -> bool:
