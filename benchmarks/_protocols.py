@@ -101,8 +101,10 @@ class Protocol:
         """Return the estimator that is searched around."""
         if self.image_shape is None:
             return SoftRankMLPClassifier(device="cpu", **params)
+        # Small and short: a search fits some hundred of them, one by one.
+        small = {"channels": (8, 16, 32), "max_epochs": 15, "device": "cpu"}
         return SoftRankCNNClassifier(
-            (8, 16, 32), input_shape=self.image_shape, device="cpu", **params
+            input_shape=self.image_shape, **{**small, **params}
         )
 
     def task(self, folder: Path, seed: int) -> Task:

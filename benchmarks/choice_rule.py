@@ -279,7 +279,8 @@ def report(table, summary):
                 continue
             row = by_half[half]
             mean, interval = row["gain"]
-            rest = row["without_largest"] or float("nan")
+            rest = row["without_largest"]
+            rest = float("nan") if rest is None else rest
             print(
                 f"  {label:18s} gain {mean:+.2f} ± {interval:.2f}"
                 f" ({rest:+.2f} without the largest), "
