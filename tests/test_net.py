@@ -467,7 +467,7 @@ DECAYED = {
         {
             *(f"blocks.0.attention.{name}.weight" for name in ("qkv", "projection")),
             *("blocks.0.mlp.0.weight", "blocks.0.mlp.2.weight", "output.weight"),
-            "tokens.projection.weight",
+            *(f"tokens.stages.{place}.weight" for place in (0, 4)),
         },
     ),
 }

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._input import InputReader, as_shape
-from sksoftrank.estimators._parameters import HIGHER_RATES, SharedParameters
+from sksoftrank.estimators._parameters import CNN_RATES, RECIPE, SharedParameters
 from sksoftrank.modules import CNN
 from sksoftrank.modules._cnn import CNN_NORMALIZATIONS
 from sksoftrank.modules._layers import ACTIVATIONS, check_augmentation
@@ -30,8 +30,8 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
     Parameters
     ----------
     channels : sequence of int, default=(32, 64, 128)
-        Width of each stage of two convolutions; the last is the width of the
-        embedding. Between stages the sides are halved.
+        Width of each stage of two convolutions, the first of which halves the sides;
+        the last is the width of the embedding.
     input_shape : tuple of int, default=None
         Of one row: (channels, height, width) or (channels, length). None takes it from
         `X`.
@@ -84,11 +84,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "augmentation": ["array-like"],
     }
-    _shared_defaults: ClassVar[SharedParameters] = {
-        "optimizer": "adamw",
-        "weight_decay": 0.05,
-        "batch_size": 32,
-    }
+    _shared_defaults: ClassVar[SharedParameters] = RECIPE
 
     def __init__(
         self,
@@ -133,5 +129,5 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
             ("input_shape",),
             InputReader(axes=(2, 3), given_shape=as_shape(self.input_shape, (2, 3))),
             embedding_width=int(channels[-1]),
-            base_rates=HIGHER_RATES,
+            base_rates=CNN_RATES,
         )

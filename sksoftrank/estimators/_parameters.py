@@ -25,10 +25,10 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
 # What learning_rate="auto" is at temperature 1, and the power of the temperature that
 # multiplies it.
 BASE_RATES = {"adam": (1e-3, 0.5), "adamw": (1e-3, 0.5), "sgd": (5e-2, 0.5)}
-# In convolutional networks and transformers.
-HIGHER_RATES = {**BASE_RATES, "adam": (3e-3, 0.5), "adamw": (3e-3, 0.5)}
 # In perceptrons: from temperature 0.3 to 100 accuracy is flattest without a power.
 MLP_RATES = {**BASE_RATES, "adam": (1e-2, 0.0), "adamw": (1e-2, 0.0)}
+CNN_RATES = {**BASE_RATES, "adam": (5e-3, 0.25), "adamw": (5e-3, 0.25)}
+TRANSFORMER_RATES = {**BASE_RATES, "adam": (3e-3, 0.25), "adamw": (3e-3, 0.25)}
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,16 @@ class SharedParameters(TypedDict, total=False):
         progress."""]
     # fmt: on
 
+
+# What the package's own networks are trained with.
+RECIPE: SharedParameters = {
+    "optimizer": "adamw",
+    "betas": (0.9, 0.95),
+    "weight_decay": 0.1,
+    "label_smoothing": 0.1,
+    "max_epochs": "auto",
+    "batch_size": "auto",
+}
 
 PARAMETERS: dict[str, Parameter] = {
     name: Parameter(hint.__origin__, *hint.__metadata__)

@@ -13,7 +13,11 @@ from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._categories import CategoryEncoder
 from sksoftrank.estimators._input import CATEGORY_CONSTRAINTS, InputReader, as_shape
-from sksoftrank.estimators._parameters import HIGHER_RATES, SharedParameters
+from sksoftrank.estimators._parameters import (
+    RECIPE,
+    TRANSFORMER_RATES,
+    SharedParameters,
+)
 from sksoftrank.modules import Transformer
 from sksoftrank.modules._layers import check_augmentation
 
@@ -39,8 +43,8 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
     mlp_ratio : float, default=2.0
         Width of a block's perceptron over `d_model`.
     patch_size : int, default=4
-        Side of an image's patches. Both sides of an image must be multiples of it.
-        Tables have none.
+        Side of an image's patches, of which convolutions and maxima make tokens. Both
+        sides of an image must be multiples of it. Tables have none.
     input_shape : tuple of int, default=None
         Of one image: (channels, height, width). None takes it from `X`.
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
@@ -74,8 +78,9 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
 
     References
     ----------
-    Dosovitskiy et al. (2021), arXiv:2010.11929; Gorishniy et al. (2021),
-    arXiv:2106.11959; Masarczyk et al. (2025), arXiv:2506.01562.
+    Dosovitskiy et al. (2021), arXiv:2010.11929; Hassani et al. (2021),
+    arXiv:2104.05704; Gorishniy et al. (2021), arXiv:2106.11959; Masarczyk et al.
+    (2025), arXiv:2506.01562.
 
     Examples
     --------
@@ -104,10 +109,8 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
         "augmentation": ["array-like"],
     }
     _shared_defaults: ClassVar[SharedParameters] = {
-        "optimizer": "adamw",
-        "weight_decay": 0.1,
+        **RECIPE,
         "lr_schedule": "warmup_cosine",
-        "max_grad_norm": 1.0,
     }
 
     def __init__(
@@ -168,7 +171,7 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
                 handle_unknown=self.handle_unknown,
             ),
             embedding_width=self.d_model,
-            base_rates=HIGHER_RATES,
+            base_rates=TRANSFORMER_RATES,
         )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sksoftrank.modules._layers import (
     ACTIVATIONS,
@@ -37,7 +36,7 @@ class _GroupNorm(nn.GroupNorm):
 
 
 class _ConvBlock(nn.Module):
-    """Convolution, normalisation, activation; optionally added to its input."""
+    """Convolution, maximum, normalisation, activation; at will added to its input."""
 
     def __init__(
         self,
@@ -46,6 +45,7 @@ class _ConvBlock(nn.Module):
         width_out: int,
         activation: str,
         normalization: str | None,
+        pooling: tuple[int, ...],
         residual: bool,
         generator: torch.Generator | None,
     ) -> None:
@@ -57,6 +57,10 @@ class _ConvBlock(nn.Module):
         init_weight(self.conv.weight, activation, generator)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
+        self.pool: nn.Module = nn.Identity()
+        if max(pooling) > 1:
+            max_pool: Any = nn.MaxPool2d if n_dims == 2 else nn.MaxPool1d
+            self.pool = max_pool(pooling)
         self.norm: nn.Module = nn.Identity()
         if normalization == "batch":
             batch_norm = nn.BatchNorm2d if n_dims == 2 else nn.BatchNorm1d
@@ -70,16 +74,16 @@ class _ConvBlock(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.activation(self.norm(self.conv(x)))
+        y: Tensor = self.activation(self.norm(self.pool(self.conv(x))))
         return x + y if self.residual else y
 
 
 class CNN(EmbedHeadModule):
     """Convolutional network: stages of two 3-wide convolutions, then a global mean.
 
-    A stage's first convolution sets the width, its second keeps it; between stages the
-    sides are halved by a maximum, as long as there is something to halve. The mean over
-    all places is the embedding. Images are kept channels-last in memory, which CPUs
+    A stage's first convolution sets the width and halves the sides by a maximum, as
+    long as there is something to halve; its second keeps both. The mean over all places
+    is the embedding. Images are kept channels-last in memory, which CPUs
     convolve faster.
 
     Parameters
@@ -135,8 +139,13 @@ class CNN(EmbedHeadModule):
         self.augmentation: nn.Module = nn.Identity()
         if augmentation:
             self.augmentation = Augmentation(augmentation, seeds[0])
-        self.stages = nn.ModuleList()
+        self.stages = nn.Sequential()
+        sides = self.input_shape[1:]
         for width_in, width in pairwise((self.input_shape[0], *channels)):
+            # A side of one has nothing to halve.
+            halved = tuple(min(side, 2) for side in sides)
+            sides = tuple(side // p for side, p in zip(sides, halved, strict=True))
+            kept = (1,) * n_dims
             self.stages.append(
                 nn.Sequential(
                     *(
@@ -146,10 +155,11 @@ class CNN(EmbedHeadModule):
                             width,
                             activation,
                             normalization,
-                            residual and index == 1,
+                            pooling,
+                            residual and pooling is kept,
                             generator,
                         )
-                        for index, first in enumerate((width_in, width))
+                        for first, pooling in ((width_in, halved), (width, kept))
                     )
                 )
             )
@@ -170,13 +180,7 @@ class CNN(EmbedHeadModule):
         """Return the mean over all places (n, d) of `x` (n, c, ...) or (n, c * ...)."""
         x = self.augmentation(x.reshape(-1, *self.input_shape))
         x = x.contiguous(memory_format=self.memory_format)
-        for index, stage in enumerate(self.stages):
-            if index > 0:
-                # A side of one has nothing to halve.
-                kernel = [2 if side > 1 else 1 for side in x.shape[2:]]
-                pool = F.max_pool2d if self.is_image else F.max_pool1d
-                x = pool(x, kernel)
-            x = stage(x)
+        x = self.stages(x)
         return x.flatten(2).mean(dim=2)
 
     def head(self, z: Tensor) -> Tensor:
