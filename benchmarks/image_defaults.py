@@ -121,8 +121,8 @@ FORMER = {
 NOW = {"cnn": SoftRankCNNClassifier, "transformer": SoftRankTransformerClassifier}
 # Epochs and rows of a step.
 LENGTHS = {
-    "cnn": {"max_epochs": 34, "batch_size": 64},
-    "transformer": {"max_epochs": 14, "batch_size": 64},
+    "cnn": {"max_epochs": 26, "batch_size": 64},
+    "transformer": {"max_epochs": 13, "batch_size": 64},
 }
 
 

@@ -41,6 +41,9 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         Normalisation before each activation. Weakens the temperature's effect.
     residual : bool, default=True
         Whether a stage's second convolution is added to its input.
+    whitening : bool, default=True
+        Whether what the first stage gets are the uncorrelated parts of 2-wide patches,
+        as the first batch of the training has them; those with at most 32 numbers.
     dropout : float, default=0.0
         In [0, 1). Probability that a unit of the embedding is zeroed, on its way to the
         head, in a training step.
@@ -59,7 +62,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
     References
     ----------
     Simonyan and Zisserman (2015), arXiv:1409.1556; He et al. (2016), arXiv:1512.03385;
-    Masarczyk et al. (2025), arXiv:2506.01562.
+    Jordan (2024), arXiv:2404.00498; Masarczyk et al. (2025), arXiv:2506.01562.
 
     Examples
     --------
@@ -81,6 +84,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "normalization": [StrOptions(set(CNN_NORMALIZATIONS)), None],
         "residual": ["boolean"],
+        "whitening": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "augmentation": ["array-like"],
     }
@@ -94,6 +98,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         activation: str = "relu",
         normalization: str | None = "batch",
         residual: bool = True,
+        whitening: bool = True,
         dropout: float = 0.0,
         augmentation: Sequence[str] = (),
         **shared: Unpack[SharedParameters],
@@ -104,6 +109,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         self.activation = activation
         self.normalization = normalization
         self.residual = residual
+        self.whitening = whitening
         self.dropout = dropout
         self.augmentation = augmentation
 
@@ -123,6 +129,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
                 "activation": self.activation,
                 "normalization": self.normalization,
                 "residual": self.residual,
+                "whitening": self.whitening,
                 "dropout": self.dropout,
                 "augmentation": check_augmentation(self.augmentation),
             },

@@ -38,7 +38,7 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
         Width of a token, and of the embedding; a multiple of `n_heads`.
     n_heads : int, default=4
         Heads of the attention.
-    depth : int, default=3
+    depth : int, default=2
         Blocks of attention and a two-layer perceptron, normalised before each.
     mlp_ratio : float, default=2.0
         Width of a block's perceptron over `d_model`.
@@ -118,7 +118,7 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
         d_model: int = 64,
         *,
         n_heads: int = 4,
-        depth: int = 3,
+        depth: int = 2,
         mlp_ratio: float = 2.0,
         patch_size: int = 4,
         input_shape: Sequence[int] | None = None,

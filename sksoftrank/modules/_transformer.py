@@ -24,6 +24,9 @@ from sksoftrank.modules._protocol import EmbedHeadModule
 # Standard deviation of learned positions and embeddings, as in ViT and GPT-2.
 _EMBEDDING_STD = 0.02
 
+# Of the convolutions, over the blocks': they are normalised by batches.
+_CONVOLUTION_RATE = 3.0
+
 
 class _Patches(nn.Module):
     """A token for each square patch of an image, with a learned position.
@@ -54,6 +57,8 @@ class _Patches(nn.Module):
             init_weight(conv.weight, "relu", generator)
             norm = nn.BatchNorm2d(width, dtype=DTYPE)
             self.stages.extend([conv, nn.MaxPool2d(factor), norm, nn.ReLU()])
+        for layer in self.stages:
+            layer.lr_scale = _CONVOLUTION_RATE  # type: ignore[assignment]
         self.positions = nn.Parameter(torch.empty(self.n_tokens, d_model, dtype=DTYPE))
         nn.init.normal_(self.positions, std=_EMBEDDING_STD, generator=generator)
         # CPUs convolve it faster.
