@@ -30,6 +30,7 @@ def make(kind, epochs, seed=0, device="auto"):
     return ESTIMATORS[kind](
         augmentation=("flip", "shift"),
         max_epochs=epochs,
+        batch_size=64,
         random_state=seed,
         device=device,
     )
@@ -62,7 +63,10 @@ def train_loop(clf, X, y, device):
         order = torch.randperm(len(X), generator=generator).to(device)
         for rows in order.split(clf.batch_size):
             optim.zero_grad()
-            F.cross_entropy(network(X[rows]), y[rows]).backward()
+            loss = F.cross_entropy(
+                network(X[rows]), y[rows], label_smoothing=clf.label_smoothing
+            )
+            loss.backward()
             if clf.max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), clf.max_grad_norm)
             optim.step()
@@ -89,6 +93,7 @@ def train_skorch(clf, X, y, device):
     net = NeuralNetClassifier(
         network,
         criterion=torch.nn.CrossEntropyLoss,
+        criterion__label_smoothing=clf.label_smoothing,
         optimizer=optimizer,
         **{f"optimizer__{name}": value for name, value in options.items()},
         lr=clf._first_learning_rate(),

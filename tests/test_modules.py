@@ -23,7 +23,12 @@ from sksoftrank.modules._layers import (
     borrowed_globals,
 )
 from sksoftrank.modules._mlp import NORMALIZATIONS
-from sksoftrank.modules._protocol import EmbedHeadModule, find_layer, layer_output
+from sksoftrank.modules._protocol import (
+    EmbedHeadModule,
+    find_layer,
+    layer_output,
+    lr_scales,
+)
 
 
 def rows(n=16, d=4, seed=0):
@@ -311,14 +316,14 @@ def test_cnn_takes_any_shape(shape, n, channels, normalization, residual, is_fla
 def test_cnn_arithmetic_against_plain_torch(normalization, residual):
     module = CNN(
         (2, 8, 6), 3, (4, 32), normalization=normalization, residual=residual,
-        random_state=0,
+        whitening=False, random_state=0,
     ).eval()  # fmt: skip
     x = expected = images(5, 2, 8, 6)
-    for index, stage in enumerate(module.stages):
-        if index:
-            expected = F.max_pool2d(expected, 2)
+    for stage in module.stages:
         for place, block in enumerate(stage):
             y = F.conv2d(expected, block.conv.weight, block.conv.bias, padding=1)
+            if place == 0:
+                y = F.max_pool2d(y, 2)
             if normalization == "batch":
                 y = y / math.sqrt(1 + 1e-5)  # Nothing was trained.
             elif normalization == "group":
@@ -330,22 +335,66 @@ def test_cnn_arithmetic_against_plain_torch(normalization, residual):
     torch.testing.assert_close(module(x), z @ module.output.weight.T)
 
 
-def test_cnn_halves_the_sides_between_stages():
-    module = CNN((1, 8, 2), 2, (2, 2, 2, 2), random_state=0)
+def test_cnn_halves_the_sides_in_each_stage():
+    module = CNN((1, 9, 3), 2, (2, 2, 2, 2), random_state=0)
     shapes = []
     for stage in module.stages:
         stage.register_forward_hook(lambda _, x, y: shapes.append(tuple(y.shape[2:])))
-    module(images(2, 1, 8, 2))
-    assert shapes == [(8, 2), (4, 1), (2, 1), (1, 1)]
+    module(images(2, 1, 9, 3))
+    assert shapes == [(4, 1), (2, 1), (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 7), (2, 9), (1, 1, 5), (1, 1)])
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_cnn_whitens_patches(shape, scale):
+    module, x = CNN(shape, 3, (4,), random_state=0), scale * (2 + images(200, *shape))
+    x[:, :, 1:] += 0.5 * x[:, :, :-1]  # Neighbours are alike.
+    assert torch.equal(module.eval().whitening[0](x).flatten(2).relu(),
+                       module.whitening(x).flatten(2))  # fmt: skip
+    module.train()(x)
+    parts = module.whitening[0].eval()(x).double().transpose(0, 1).flatten(1)
+    parts, negative = parts.chunk(2)
+    torch.testing.assert_close(negative, -parts)
+    torch.testing.assert_close(
+        parts.mean(1), torch.zeros(len(parts)).double(), rtol=0, atol=1e-4
+    )
+    # But for what is added to each variance.
+    covariance = parts @ parts.T / parts.shape[1]
+    assert (covariance - torch.eye(len(parts))).abs().max() < 0.25
+    assert (covariance - covariance.diag().diag()).abs().max() < 1e-4
+
+
+def test_cnn_whitens_by_the_first_batch_of_all():
+    module, x = CNN((1, 4, 4), 3, (4,), random_state=0), images(20, 1, 4, 4)
+    module.train()(x)
+    filters = module.whitening[0].weight.clone()
+    module(3 * x)
+    other = CNN((1, 4, 4), 3, (4,), random_state=1).train()
+    other.load_state_dict(module.state_dict())
+    other(3 * x)
+    for network in (module, other):
+        assert torch.equal(network.whitening[0].weight, filters)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(5, 1, 4, 4), torch.ones(1, 1, 4, 4)])
+def test_cnn_whitens_what_does_not_vary(x):
+    module = CNN((1, 4, 4), 3, (4,), normalization=None, random_state=0).train()
+    assert module(x).isfinite().all()
+    assert (module.whitening(x) == 0).all()
+
+
+def test_cnn_leaves_patches_of_many_numbers_as_they_are():
+    assert isinstance(CNN((16, 5), 3, (4,)).whitening, nn.Sequential)
+    assert isinstance(CNN((17, 5), 3, (4,)).whitening, nn.Identity)
 
 
 def test_cnn_works_in_channels_last():
-    module, seen = CNN((3, 8, 8), 2, (4, 8), random_state=0), []
+    module, seen = CNN((3, 16, 16), 2, (4, 8), random_state=0), []
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             assert layer.weight.is_contiguous(memory_format=torch.channels_last)
             layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    module(images(4, 3, 8, 8))
+    module(images(4, 3, 16, 16))
     assert len(seen) == 4
     for x in seen:
         assert x.is_contiguous(memory_format=torch.channels_last)
@@ -353,14 +402,15 @@ def test_cnn_works_in_channels_last():
 
 
 def test_cnn_embedding_does_not_see_a_cyclic_order_of_places_in_one_stage():
-    # The mean over places: with circular padding, a shift changes nothing.
-    module = CNN((2, 8, 8), 3, (6,), random_state=0).eval()
+    # The mean over places: with circular padding, a shift changes nothing, where it is
+    # a multiple of what a maximum is taken of.
+    module = CNN((2, 8, 8), 3, (6,), whitening=False, random_state=0).eval()
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             layer.padding_mode = "circular"
             layer._reversed_padding_repeated_twice = [1, 1, 1, 1]
     x = images(4, 2, 8, 8)
-    torch.testing.assert_close(module.embed(x.roll((2, 3), (2, 3))), module.embed(x))
+    torch.testing.assert_close(module.embed(x.roll((2, 4), (2, 3))), module.embed(x))
 
 
 @pytest.mark.usefixtures("global_rng_untouched")
@@ -599,17 +649,45 @@ def test_permuted_columns_with_their_parameters_change_nothing():
     torch.testing.assert_close(second(x[:, columns]), first(x))
 
 
-def test_permuted_patches_with_their_positions_change_nothing():
-    module = Transformer((2, 4, 6), 3, patch_size=2, d_model=8, random_state=0)
+@pytest.mark.parametrize(
+    ("patch_size", "widths"),
+    [(1, [8]), (2, [8]), (3, [8]), (4, [4, 8]), (6, [4, 8]), (8, [2, 4, 8])],
+)
+def test_patches_arithmetic_against_plain_torch(patch_size, widths):
+    module = Transformer(
+        (2, 2 * patch_size, 3 * patch_size), 3, patch_size, d_model=8, random_state=0
+    ).eval()
+    x = images(5, *module.input_shape)
+    expected, factors = x, {4: [2, 2], 6: [2, 3], 8: [2, 2, 2]}
+    convs = [m for m in module.tokens.modules() if isinstance(m, nn.Conv2d)]
+    assert [conv.out_channels for conv in convs] == widths
+    for conv, factor in zip(convs, factors.get(patch_size, [patch_size]), strict=True):
+        expected = F.conv2d(expected, conv.weight, padding=1)
+        expected = F.relu(F.max_pool2d(expected, factor) / math.sqrt(1 + 1e-5))
+    tokens = expected.reshape(5, 8, 6).transpose(1, 2) + module.tokens.positions
+    torch.testing.assert_close(module._tokenize(x), tokens)
+
+
+def test_convolutions_of_patches_have_three_times_the_rate():
+    module = Transformer((1, 4, 4), 3, d_model=8, depth=1, random_state=0)
+    names = {p: name for name, p in module.named_parameters()}
+    scaled = {names[p]: scale for p, scale in lr_scales(module).items()}
+    expected = [name for name in names.values() if name.startswith("tokens.stages")]
+    assert len(expected) == 6
+    assert scaled == dict.fromkeys(expected, 3.0)
+
+
+def test_patches_have_positions():
+    module = Transformer((2, 4, 6), 3, patch_size=2, d_model=8, random_state=0).eval()
     x = images(5, 2, 4, 6)
+    embedded = module.embed(x)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    patches = F.unfold(x, 2, stride=2)[:, :, order]
-    permuted = F.fold(patches, (4, 6), 2, stride=2)
-    before = module(x)
-    assert not torch.allclose(module(permuted), before, atol=1e-4)
     with torch.no_grad():
+        module.tokens.positions.mul_(50)
+        before = module.embed(x)
         module.tokens.positions.copy_(module.tokens.positions[order])
-    torch.testing.assert_close(module(permuted), before)
+    assert not torch.allclose(before, embedded, atol=1e-3)
+    assert not torch.allclose(module.embed(x), before, atol=1e-3)
 
 
 def test_tokens_of_a_table_are_columns():
@@ -929,10 +1007,13 @@ def test_borrowed_globals_leaves_the_generator_as_it_was():
 
 def test_layer_output_is_what_the_layer_gave():
     module, x = CNN((1, 4, 4), 2, (3, 5), random_state=0).eval(), images(6, 1, 4, 4)
-    first = module.stages[0](x)
-    torch.testing.assert_close(layer_output(module, "stages.0", x), first)
+    parts = module.whitening(x)
+    torch.testing.assert_close(layer_output(module, "whitening", x), parts)
     torch.testing.assert_close(
-        layer_output(module, "stages.0.0.conv", x), module.stages[0][0].conv(x)
+        layer_output(module, "stages.0", x), module.stages[0](parts)
+    )
+    torch.testing.assert_close(
+        layer_output(module, "stages.0.0.conv", x), module.stages[0][0].conv(parts)
     )
     assert not module.stages[0]._forward_hooks
 

@@ -17,27 +17,19 @@ from sksoftrank import (
 from sksoftrank.estimators._parameters import PARAMETERS
 from sksoftrank.modules import MLP
 
+# Of the package's own networks.
+RECIPE = {
+    "optimizer": "adamw",
+    "betas": (0.9, 0.95),
+    "weight_decay": 0.1,
+    "label_smoothing": 0.1,
+    "max_epochs": "auto",
+    "batch_size": "auto",
+}
 CLASSES = {
-    SoftRankMLPClassifier: {
-        "temperature": 30.0,
-        "optimizer": "adamw",
-        "betas": (0.9, 0.95),
-        "weight_decay": 0.1,
-        "label_smoothing": 0.1,
-        "max_epochs": "auto",
-        "batch_size": "auto",
-    },
-    SoftRankCNNClassifier: {
-        "optimizer": "adamw",
-        "weight_decay": 0.05,
-        "batch_size": 32,
-    },
-    SoftRankTransformerClassifier: {
-        "optimizer": "adamw",
-        "weight_decay": 0.1,
-        "lr_schedule": "warmup_cosine",
-        "max_grad_norm": 1.0,
-    },
+    SoftRankMLPClassifier: {"temperature": 30.0, **RECIPE},
+    SoftRankCNNClassifier: RECIPE,
+    SoftRankTransformerClassifier: {**RECIPE, "lr_schedule": "warmup_cosine"},
     SoftRankClassifier: {},
 }
 each = pytest.mark.parametrize(("cls", "changed"), CLASSES.items())

@@ -10,7 +10,7 @@ from sksoftrank._sklearn import Interval, StrOptions
 from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._input import InputReader, as_shape
-from sksoftrank.estimators._parameters import HIGHER_RATES, SharedParameters
+from sksoftrank.estimators._parameters import CNN_RATES, RECIPE, SharedParameters
 from sksoftrank.modules import CNN
 from sksoftrank.modules._cnn import CNN_NORMALIZATIONS
 from sksoftrank.modules._layers import ACTIVATIONS, check_augmentation
@@ -29,8 +29,8 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
     Parameters
     ----------
     channels : sequence of int, default=(32, 64, 128)
-        Width of each stage of two convolutions; the last is the width of the
-        embedding. Between stages the sides are halved.
+        Width of each stage of two convolutions, the first of which halves the sides;
+        the last is the width of the embedding.
     input_shape : tuple of int, default=None
         Of one row: (channels, height, width) or (channels, length). None takes it from
         `X`.
@@ -40,6 +40,9 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         Normalisation before each activation. Weakens the temperature's effect.
     residual : bool, default=True
         Whether a stage's second convolution is added to its input.
+    whitening : bool, default=True
+        Whether what the first stage gets are the uncorrelated parts of 2-wide patches,
+        as the first batch of the training has them; those with at most 32 numbers.
     dropout : float, default=0.0
         In [0, 1). Probability that a unit of the embedding is zeroed, on its way to the
         head, in a training step.
@@ -58,7 +61,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
     References
     ----------
     Simonyan and Zisserman (2015), arXiv:1409.1556; He et al. (2016), arXiv:1512.03385;
-    Masarczyk et al. (2025), arXiv:2506.01562.
+    Jordan (2024), arXiv:2404.00498; Masarczyk et al. (2025), arXiv:2506.01562.
 
     Examples
     --------
@@ -80,14 +83,11 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         "activation": [StrOptions(set(ACTIVATIONS))],
         "normalization": [StrOptions(set(CNN_NORMALIZATIONS)), None],
         "residual": ["boolean"],
+        "whitening": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "augmentation": ["array-like"],
     }
-    _shared_defaults: ClassVar[SharedParameters] = {
-        "optimizer": "adamw",
-        "weight_decay": 0.05,
-        "batch_size": 32,
-    }
+    _shared_defaults: ClassVar[SharedParameters] = RECIPE
 
     def __init__(
         self,
@@ -97,6 +97,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         activation: str = "relu",
         normalization: str | None = "batch",
         residual: bool = True,
+        whitening: bool = True,
         dropout: float = 0.0,
         augmentation: Sequence[str] = (),
         **shared: Unpack[SharedParameters],
@@ -107,6 +108,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         self.activation = activation
         self.normalization = normalization
         self.residual = residual
+        self.whitening = whitening
         self.dropout = dropout
         self.augmentation = augmentation
 
@@ -126,11 +128,12 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
                 "activation": self.activation,
                 "normalization": self.normalization,
                 "residual": self.residual,
+                "whitening": self.whitening,
                 "dropout": self.dropout,
                 "augmentation": check_augmentation(self.augmentation),
             },
             ("input_shape",),
             InputReader(axes=(2, 3), given_shape=as_shape(self.input_shape, (2, 3))),
             embedding_width=int(channels[-1]),
-            base_rates=HIGHER_RATES,
+            base_rates=CNN_RATES,
         )

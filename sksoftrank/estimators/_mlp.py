@@ -11,7 +11,7 @@ from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._categories import OneHotCategories
 from sksoftrank.estimators._input import CATEGORY_CONSTRAINTS, InputReader
-from sksoftrank.estimators._parameters import MLP_RATES, SharedParameters
+from sksoftrank.estimators._parameters import MLP_RATES, RECIPE, SharedParameters
 from sksoftrank.modules import MLP
 from sksoftrank.modules._layers import ACTIVATIONS
 from sksoftrank.modules._mlp import NORMALIZATIONS
@@ -119,15 +119,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         "init_scale": [Interval(Real, 0, None, closed="neither")],
     }
 
-    _shared_defaults: ClassVar[SharedParameters] = {
-        "temperature": 30.0,
-        "optimizer": "adamw",
-        "betas": (0.9, 0.95),
-        "weight_decay": 0.1,
-        "label_smoothing": 0.1,
-        "max_epochs": "auto",
-        "batch_size": "auto",
-    }
+    _shared_defaults: ClassVar[SharedParameters] = {**RECIPE, "temperature": 30.0}
 
     def __init__(
         self,

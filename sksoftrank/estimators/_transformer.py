@@ -12,7 +12,11 @@ from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._categories import CategoryEncoder
 from sksoftrank.estimators._input import CATEGORY_CONSTRAINTS, InputReader, as_shape
-from sksoftrank.estimators._parameters import HIGHER_RATES, SharedParameters
+from sksoftrank.estimators._parameters import (
+    RECIPE,
+    TRANSFORMER_RATES,
+    SharedParameters,
+)
 from sksoftrank.modules import Transformer
 from sksoftrank.modules._layers import check_augmentation
 
@@ -33,13 +37,13 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
         Width of a token, and of the embedding; a multiple of `n_heads`.
     n_heads : int, default=4
         Heads of the attention.
-    depth : int, default=3
+    depth : int, default=2
         Blocks of attention and a two-layer perceptron, normalised before each.
     mlp_ratio : float, default=2.0
         Width of a block's perceptron over `d_model`.
     patch_size : int, default=4
-        Side of an image's patches. Both sides of an image must be multiples of it.
-        Tables have none.
+        Side of an image's patches, of which convolutions and maxima make tokens. Both
+        sides of an image must be multiples of it. Tables have none.
     input_shape : tuple of int, default=None
         Of one image: (channels, height, width). None takes it from `X`.
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
@@ -73,8 +77,9 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
 
     References
     ----------
-    Dosovitskiy et al. (2021), arXiv:2010.11929; Gorishniy et al. (2021),
-    arXiv:2106.11959; Masarczyk et al. (2025), arXiv:2506.01562.
+    Dosovitskiy et al. (2021), arXiv:2010.11929; Hassani et al. (2021),
+    arXiv:2104.05704; Gorishniy et al. (2021), arXiv:2106.11959; Masarczyk et al.
+    (2025), arXiv:2506.01562.
 
     Examples
     --------
@@ -103,10 +108,8 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
         "augmentation": ["array-like"],
     }
     _shared_defaults: ClassVar[SharedParameters] = {
-        "optimizer": "adamw",
-        "weight_decay": 0.1,
+        **RECIPE,
         "lr_schedule": "warmup_cosine",
-        "max_grad_norm": 1.0,
     }
 
     def __init__(
@@ -114,7 +117,7 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
         d_model: int = 64,
         *,
         n_heads: int = 4,
-        depth: int = 3,
+        depth: int = 2,
         mlp_ratio: float = 2.0,
         patch_size: int = 4,
         input_shape: Sequence[int] | None = None,
@@ -167,7 +170,7 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
                 handle_unknown=self.handle_unknown,
             ),
             embedding_width=self.d_model,
-            base_rates=HIGHER_RATES,
+            base_rates=TRANSFORMER_RATES,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -24,6 +25,12 @@ from sksoftrank.modules._layers import (
 from sksoftrank.modules._protocol import EmbedHeadModule
 
 CNN_NORMALIZATIONS = ("batch", "group")
+# Numbers of a patch that is whitened, at most: its filters are twice as many.
+_PATCH_NUMBERS = 32
+# Patches that tell their covariance.
+_N_PATCHES = 2**16
+# Added to each variance, of their mean: what hardly varies is noise.
+_NOISE_SHARE = 1e-2
 # Of a group: few enough to keep statistics apart, enough to have some.
 _GROUP_CHANNELS = 16
 
@@ -36,8 +43,60 @@ class _GroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
+class _Whitening(nn.Module):
+    """Uncorrelated parts of 2-wide patches, each of unit variance and with both signs.
+
+    A convolution that isn't trained: its filters are the eigenvectors of the patches'
+    covariance in the first batch of a training. Until then they are the patch's
+    numbers. Neighbouring pixels are so alike that what follows would be long in
+    learning what tells them apart (Jordan 2024, section 3.2).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    is_set: Tensor
+
+    def __init__(self, input_shape: Sequence[int]) -> None:
+        super().__init__()
+        c, *sides = input_shape
+        self.kernel = tuple(min(side, 2) for side in sides)
+        eye = torch.eye(c * math.prod(self.kernel), dtype=DTYPE)
+        weight = torch.cat([eye, -eye]).view(-1, c, *self.kernel)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", torch.zeros(len(weight), dtype=DTYPE))
+        self.register_buffer("is_set", torch.tensor(False))
+        self._is_known = False  # Without a look at a tensor, where it may lie.
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self._is_known:
+            if not self.is_set:
+                self._find(x.detach())
+            self._is_known = True
+        conv = F.conv2d if x.ndim == 4 else F.conv1d
+        return conv(x, self.weight, self.bias)
+
+    def _find(self, x: Tensor) -> None:
+        """Set the filters from images (n, c, ...)."""
+        n_places = math.prod(x.shape[2:])
+        patches = x[: max(_N_PATCHES // n_places, 1)].cpu().double()
+        for axis, width in enumerate(self.kernel, start=2):
+            patches = patches.unfold(axis, width, 1)
+        numbers = x.ndim - 1  # The axis where those of a patch begin.
+        patches = patches.movedim(1, numbers).flatten(numbers).flatten(0, -2)
+        mean = patches.mean(dim=0)
+        patches -= mean
+        variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        noise = (_NOISE_SHARE * variances.mean()).clamp_min(1e-12)
+        filters = (vectors / (variances.clamp_min(0) + noise).sqrt()).T
+        filters = torch.cat([filters, -filters])
+        with torch.no_grad():
+            self.weight.copy_(filters.view(self.weight.shape))
+            self.bias.copy_(-filters @ mean)
+            self.is_set.fill_(True)
+
+
 class _ConvBlock(nn.Module):
-    """Convolution, normalisation, activation; optionally added to its input."""
+    """Convolution, maximum, normalisation, activation; at will added to its input."""
 
     def __init__(
         self,
@@ -46,6 +105,7 @@ class _ConvBlock(nn.Module):
         width_out: int,
         activation: str,
         normalization: str | None,
+        pooling: tuple[int, ...],
         residual: bool,
         generator: torch.Generator | None,
     ) -> None:
@@ -57,6 +117,10 @@ class _ConvBlock(nn.Module):
         init_weight(self.conv.weight, activation, generator)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
+        self.pool: nn.Module = nn.Identity()
+        if max(pooling) > 1:
+            max_pool: Any = nn.MaxPool2d if n_dims == 2 else nn.MaxPool1d
+            self.pool = max_pool(pooling)
         self.norm: nn.Module = nn.Identity()
         if normalization == "batch":
             batch_norm = nn.BatchNorm2d if n_dims == 2 else nn.BatchNorm1d
@@ -70,16 +134,16 @@ class _ConvBlock(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.activation(self.norm(self.conv(x)))
+        y: Tensor = self.activation(self.norm(self.pool(self.conv(x))))
         return x + y if self.residual else y
 
 
 class CNN(EmbedHeadModule):
     """Convolutional network: stages of two 3-wide convolutions, then a global mean.
 
-    A stage's first convolution sets the width, its second keeps it; between stages the
-    sides are halved by a maximum, as long as there is something to halve. The mean over
-    all places is the embedding. Images are kept channels-last in memory, which CPUs
+    A stage's first convolution sets the width and halves the sides by a maximum, as
+    long as there is something to halve; its second keeps both. The mean over all places
+    is the embedding. Images are kept channels-last in memory, which CPUs
     convolve faster.
 
     Parameters
@@ -96,6 +160,9 @@ class CNN(EmbedHeadModule):
         Normalisation before each activation.
     residual : bool, default=True
         Whether a stage's second convolution is added to its input (He et al. 2016).
+    whitening : bool, default=True
+        Whether what the first stage gets are the uncorrelated parts of 2-wide patches,
+        as the first batch of a training has them; those with at most 32 numbers.
     dropout : float, default=0.0
         In [0, 1). Probability that a unit of the embedding is zeroed in a training
         step, on its way to the head.
@@ -105,6 +172,10 @@ class CNN(EmbedHeadModule):
     random_state : int, default=None
         Seed of the initial weights, of dropout and of the augmentation. None draws
         from torch's global generator.
+
+    References
+    ----------
+    Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498.
 
     Examples
     --------
@@ -123,6 +194,7 @@ class CNN(EmbedHeadModule):
         activation: str = "relu",
         normalization: str | None = "batch",
         residual: bool = True,
+        whitening: bool = True,
         dropout: float = 0.0,
         augmentation: Sequence[str] = (),
         random_state: int | None = None,
@@ -135,8 +207,20 @@ class CNN(EmbedHeadModule):
         self.augmentation: nn.Module = nn.Identity()
         if augmentation:
             self.augmentation = Augmentation(augmentation, seeds[0])
-        self.stages = nn.ModuleList()
-        for width_in, width in pairwise((self.input_shape[0], *channels)):
+        n_channels, *sides = self.input_shape
+        self.whitening: nn.Module = nn.Identity()
+        patches = _Whitening(self.input_shape)
+        if whitening and len(patches.weight) <= 2 * _PATCH_NUMBERS:
+            self.whitening = nn.Sequential(patches, ACTIVATIONS[activation]())
+            n_channels = len(patches.weight)
+            kernel = patches.kernel
+            sides = [side - k + 1 for side, k in zip(sides, kernel, strict=True)]
+        self.stages = nn.Sequential()
+        for width_in, width in pairwise((n_channels, *channels)):
+            # A side of one has nothing to halve.
+            halved = tuple(min(side, 2) for side in sides)
+            sides = [side // p for side, p in zip(sides, halved, strict=True)]
+            kept = (1,) * n_dims
             self.stages.append(
                 nn.Sequential(
                     *(
@@ -146,10 +230,11 @@ class CNN(EmbedHeadModule):
                             width,
                             activation,
                             normalization,
-                            residual and index == 1,
+                            pooling,
+                            residual and pooling is kept,
                             generator,
                         )
-                        for index, first in enumerate((width_in, width))
+                        for first, pooling in ((width_in, halved), (width, kept))
                     )
                 )
             )
@@ -170,13 +255,7 @@ class CNN(EmbedHeadModule):
         """Return the mean over all places (n, d) of `x` (n, c, ...) or (n, c * ...)."""
         x = self.augmentation(x.reshape(-1, *self.input_shape))
         x = x.contiguous(memory_format=self.memory_format)
-        for index, stage in enumerate(self.stages):
-            if index > 0:
-                # A side of one has nothing to halve.
-                kernel = [2 if side > 1 else 1 for side in x.shape[2:]]
-                pool = F.max_pool2d if self.is_image else F.max_pool1d
-                x = pool(x, kernel)
-            x = stage(x)
+        x = self.stages(self.whitening(x))
         return x.flatten(2).mean(dim=2)
 
     def head(self, z: Tensor) -> Tensor:

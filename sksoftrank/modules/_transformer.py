@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from sksoftrank.modules._layers import (
     DTYPE,
     Augmentation,
+    Conv2d,
     Dropout,
     Linear,
     init_weight,
@@ -22,9 +24,18 @@ from sksoftrank.modules._protocol import EmbedHeadModule
 # Standard deviation of learned positions and embeddings, as in ViT and GPT-2.
 _EMBEDDING_STD = 0.02
 
+# Of the convolutions, over the blocks': they are normalised by batches.
+_CONVOLUTION_RATE = 3.0
+
 
 class _Patches(nn.Module):
-    """A token for each square patch of an image, with a learned position."""
+    """A token for each square patch of an image, with a learned position.
+
+    By convolutions, which learn from few images what a patch's pixels alone don't tell
+    (Hassani et al. 2021, section 3.3): a stage of 3-wide convolution, maximum,
+    normalisation and ReLU for each prime factor of the patch's side, which it divides.
+    Each is twice as wide as the one before; the last has the width of a token.
+    """
 
     def __init__(
         self,
@@ -35,21 +46,30 @@ class _Patches(nn.Module):
     ) -> None:
         super().__init__()
         c, h, w = input_shape
-        self.input_shape = (c, h, w)
-        self.patch_size = patch_size
         self.n_tokens = (h // patch_size) * (w // patch_size)
-        self.projection = _linear(c * patch_size**2, d_model, "identity", generator)
+        factors = _prime_factors(patch_size) or [1]
+        halvings = reversed(range(len(factors)))
+        widths = [c, *(max(d_model >> halving, 1) for halving in halvings)]
+        self.stages = nn.Sequential()
+        for factor, (width_in, width) in zip(factors, pairwise(widths), strict=True):
+            # A bias would be taken out again by the normalisation.
+            conv = Conv2d(width_in, width, 3, padding=1, bias=False, dtype=DTYPE)
+            init_weight(conv.weight, "relu", generator)
+            norm = nn.BatchNorm2d(width, dtype=DTYPE)
+            self.stages.extend([conv, nn.MaxPool2d(factor), norm, nn.ReLU()])
+        for layer in self.stages:
+            layer.lr_scale = _CONVOLUTION_RATE  # type: ignore[assignment]
         self.positions = nn.Parameter(torch.empty(self.n_tokens, d_model, dtype=DTYPE))
         nn.init.normal_(self.positions, std=_EMBEDDING_STD, generator=generator)
+        # CPUs convolve it faster.
+        self.stages.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def no_weight_decay(self) -> set[str]:
         return {"positions"}
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.patch_size
-        patches = F.unfold(x.reshape(-1, *self.input_shape), p, stride=p)
-        tokens: Tensor = self.projection(patches.transpose(1, 2))
-        return tokens + self.positions
+        x = self.stages(x.contiguous(memory_format=torch.channels_last))
+        return x.flatten(2).transpose(1, 2) + self.positions
 
 
 class _Features(nn.Module):
@@ -200,8 +220,8 @@ class Transformer(EmbedHeadModule):
 
     References
     ----------
-    Dosovitskiy et al. (2021), arXiv:2010.11929; Gorishniy et al. (2021),
-    arXiv:2106.11959.
+    Dosovitskiy et al. (2021), arXiv:2010.11929; Hassani et al. (2021),
+    arXiv:2104.05704; Gorishniy et al. (2021), arXiv:2106.11959.
 
     Examples
     --------
@@ -293,3 +313,14 @@ def _linear(
     init_weight(layer.weight, activation, generator)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def _prime_factors(number: int) -> list[int]:
+    factor, found = 2, []
+    while number > 1:
+        if number % factor:
+            factor += 1
+        else:
+            found.append(factor)
+            number //= factor
+    return found
