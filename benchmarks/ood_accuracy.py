@@ -48,7 +48,7 @@ from _protocols import PROTOCOLS
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedKFold
 from skorch.callbacks import Callback
 
 from sksoftrank import OODSearchCV, StackedGridSearchCV
@@ -137,9 +137,15 @@ def tuned(task, clf, rates, seed):
     """Return a network at the learning rate that is best in distribution."""
     network = task.pipeline(clf)
     name = f"{network.steps[-1][0]}__learning_rate"
-    cv = StratifiedShuffleSplit(1, test_size=0.2, random_state=seed)
+    cv = held_out_fifth(task, seed)
     search = StackedGridSearchCV(network, {name: rates}, cv=cv, refit=False)
     return clone(network).set_params(**search.fit(*task.fit).best_params_)
+
+
+def held_out_fifth(task, seed):
+    """Return one fold, as a search makes it: a class may have one row."""
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    return [next(folds.split(*task.fit))]
 
 
 def id_search(task, network, seed, n_trials):
@@ -159,7 +165,7 @@ def id_search(task, network, seed, n_trials):
         clone(network).set_params(**{f"{prefix}random_state": seed}),
         {prefix + name: values for name, values in space.items()},
         n_trials=n_trials,
-        cv=StratifiedShuffleSplit(1, test_size=0.2, random_state=seed),
+        cv=held_out_fifth(task, seed),
         random_state=seed,
         refit=False,
     ).fit(*task.fit)
