@@ -28,7 +28,7 @@ RECIPE = {
 }
 CLASSES = {
     SoftRankMLPClassifier: {"temperature": 30.0, **RECIPE},
-    SoftRankCNNClassifier: RECIPE,
+    SoftRankCNNClassifier: {**RECIPE, "max_epochs": 35, "batch_size": 64},
     SoftRankTransformerClassifier: {**RECIPE, "lr_schedule": "warmup_cosine"},
     SoftRankClassifier: {},
 }
