@@ -886,6 +886,9 @@ def test_processes_are_started_only_where_they_save_more(
         return StackPlanner(estimator, X, y, given).plan(jobs).n_jobs
 
     assert n_jobs(2) == (1 if n_epochs == 1 and not are_started else 2)
+    # Of many batches to come all count.
+    planner = StackPlanner(make(max_epochs=1), X, y, 2, n_plans=10**6)
+    assert planner.plan(jobs).n_jobs == 2
     assert n_jobs(None) is None
     with joblib.parallel_config(backend="threading"):
         assert n_jobs(2) == 2

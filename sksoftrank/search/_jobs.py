@@ -93,15 +93,25 @@ class StackPlan:
 
 
 class StackPlanner:
-    """Groups jobs into stacks, and remembers which could not be stacked, and why."""
+    """Groups jobs into stacks, and remembers which could not be stacked, and why.
+
+    Where about so many plans are to come, processes are started for all of them.
+    """
 
     def __init__(
-        self, base_estimator: BaseEstimator, X: Any, y: Any, n_jobs: int | None
+        self,
+        base_estimator: BaseEstimator,
+        X: Any,
+        y: Any,
+        n_jobs: int | None,
+        *,
+        n_plans: int = 1,
     ) -> None:
         self.base_estimator = base_estimator
         self.X = X
         self.n_classes = len(set(np.asarray(y).ravel().tolist()))
         self.n_jobs = n_jobs
+        self.n_plans = n_plans
         self.n_planned = 0
         self.n_bytes = 0
         self.unsupported: Counter[str] = Counter()
@@ -139,7 +149,7 @@ class StackPlanner:
                 for key, members in stackable.items()
                 for job in members
             ]
-            n_jobs = _choose_n_jobs(n_jobs, sum(trainings))
+            n_jobs = _choose_n_jobs(n_jobs, self.n_plans * sum(trainings))
         plan = StackPlan(jobs, alone, n_jobs, 0)
         n_workers = effective_n_jobs(n_jobs)
         for key, members in stackable.items():

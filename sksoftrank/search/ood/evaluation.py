@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -94,9 +95,17 @@ class Evaluation:
     score_params: dict[str, Any]
     error_score: Any
     n_jobs: int | None
+    # About so many configurations are to come.
+    n_trials: int = 1
 
     def __post_init__(self) -> None:
-        self._planner = StackPlanner(self.base_estimator, self.X, self.y, self.n_jobs)
+        self._planner = StackPlanner(
+            self.base_estimator,
+            self.X,
+            self.y,
+            self.n_jobs,
+            n_plans=math.ceil(self.n_trials / self.batch_size),
+        )
 
     @property
     def batch_size(self) -> int:

@@ -440,6 +440,7 @@ class OODSearchCV(BaseNetworkSearchCV):
             score_params=routed.scorer.score,
             error_score=self.error_score,
             n_jobs=self.n_jobs,
+            n_trials=self.n_trials,
         )
         describe = partial(
             fingerprint,
