@@ -229,8 +229,9 @@ def fit_jobs(
     fit_stacked(list(fits.values()), compress=compress, stop=stop)
     for place, fit in fits.items():
         fitted[place].error = fit.error
+    seconds = (time.perf_counter() - start) / len(jobs)
     for own in fitted:
-        own.seconds = (time.perf_counter() - start) / len(jobs)
+        own.seconds = seconds
     return fitted
 
 

@@ -121,9 +121,10 @@ def make_plan(
             d: Scored(X_ood, y_ood, np.flatnonzero(codes == d), None)
             for d in range(len(names))
         }
+        source = _row_hashes(X)
         for d, scored in ood.items():
             _check_classes(scored.labels, y, "y_ood", names[d])
-            _check_is_other(X, scored.cut()[0], names[d])
+            _check_is_other(source, scored.cut()[0], names[d])
         splits = [
             Split(train, Scored(X, y, test, test), ood, k)
             for k, (train, test) in enumerate(folds)
@@ -254,9 +255,10 @@ def _check_classes(labels: Any, source: Any, name: str, domain: str) -> None:
         )
 
 
-def _check_is_other(X: Any, X_ood: Any, domain: str) -> None:
-    """Refuse a domain that is a part of the source."""
-    if _row_hashes(X_ood) and _row_hashes(X_ood) <= _row_hashes(X):
+def _check_is_other(source: set[int], X_ood: Any, domain: str) -> None:
+    """Refuse a domain that is a part of the source, whose rows' hashes these are."""
+    own = _row_hashes(X_ood)
+    if own and own <= source:
         raise ValueError(
             f"X_ood must hold rows of other domains than X, got only rows of X in "
             f"{domain!r}. Leave them out of X, or use fit(X, y, domains=...)."
