@@ -180,10 +180,26 @@ def test_dropout_keeps_the_mean(random_state):
         torch.manual_seed(0)
         out = Dropout(0.3, random_state)(torch.ones(400, 400))
     kept = out != 0
-    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 1 / 0.7))
+    share = round(0.7 * 2**16) / 2**16  # The probability to its nearest 16 bits.
+    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 1 / share))
     # The share kept has a standard deviation of sqrt(0.3 * 0.7) / 400 = 0.0011.
     assert kept.double().mean() == pytest.approx(0.7, abs=0.006)
     assert out.mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_dropout_decides_about_each_unit_by_itself():
+    # Four units share a word of 64 bits; 100,000 pairs of each two of the four.
+    kept = (Dropout(0.5, 0)(torch.ones(100_000, 4)) != 0).double()
+    correlation = torch.corrcoef(kept.T) - torch.eye(4)
+    assert correlation.abs().max() < 6 / 100_000**0.5
+
+
+@pytest.mark.parametrize(("p", "share"), [(1e-9, 1.0), (1 - 1e-9, 2**-16)])
+def test_dropout_at_the_ends_keeps_the_mean(p, share):
+    out = Dropout(p, 0)(torch.ones(1000, 1001))
+    assert set(out.unique().tolist()) == ({1.0} if share == 1 else {0.0, 2.0**16})
+    # Poisson of a mean of 15.3, in units of 2^16.
+    assert out.mean() == pytest.approx(1.0, abs=0.0 if share == 1 else 1.5)
 
 
 @pytest.mark.parametrize("random_state", [None, 0])
