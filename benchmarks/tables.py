@@ -178,7 +178,6 @@ def main():
     warnings.simplefilter("ignore")
     path = RESULTS / "tables.json"
     cells = json.loads(path.read_text())["results"]["cells"] if path.exists() else {}
-    cells = {k: v for k, v in cells.items() if k.split("/")[2] not in args.again}
     has_pytabkit = find_spec("pytabkit") is not None
     models = [m for m in args.models if m != "RealMLP-TD-S" or has_pytabkit]
     tables = {name: load(name, args.data) for name in (*FILES, *BUNDLED, *LARGE)}
@@ -187,6 +186,11 @@ def main():
         names = LARGE if size == "all" else (*FILES, *BUNDLED)
         limit = np.inf if size == "all" else size
         n_rows[size] = {n: int(min(limit, 0.7 * len(tables[n][1]))) for n in names}
+    asked = {(name, n) for size in args.sizes for name, n in n_rows[size].items()}
+    for key in list(cells):
+        name, n, model, _ = key.split("/")
+        if model in args.again and (name, int(n)) in asked:
+            del cells[key]
     for size in args.sizes:
         for name, n in n_rows[size].items():
             shown = {}
