@@ -98,6 +98,7 @@ class Fits:
             fit_params={},
             scorer=lambda estimator, X, y: estimator.score(X, y),
             score_params={},
+            basis_rows=0,
             error_score="raise",
             n_jobs=1,
         )

@@ -1059,3 +1059,18 @@ def test_threads_follow_from_the_width_and_are_given_back(width, expected):
     finally:
         torch.set_num_threads(before)
     assert seen == [(1, expected or granted)] * N_EPOCHS
+
+
+def test_a_basis_may_be_found_from_few_rows(blobs):
+    fits = [make_fits(*blobs)[0] for _ in range(3)]
+    for fit, n_rows in zip(fits, (len(blobs[0]), 5, 0), strict=True):
+        fit_stacked([fit], basis_rows=n_rows)
+        assert fit.error is None
+    full, few, none = (fit.estimator for fit in fits)
+    np.testing.assert_array_equal(
+        full.predict_proba(blobs[0]), few.predict_proba(blobs[0])
+    )
+    # Five rows about their mean span no more than four directions.
+    assert np.count_nonzero(few.singular_values_) <= 4
+    assert np.count_nonzero(full.singular_values_) > 4
+    assert not hasattr(none, "compressor_")

@@ -36,6 +36,7 @@ from sksoftrank.estimators._parameters import SharedParametersMixin
 from sksoftrank.estimators._recipe import MODERATE, NetMixin, Strength
 from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._training_data import (
+    BASIS_ROWS,
     FloatArray,
     Rows,
     check_batches,
@@ -248,16 +249,19 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         """Whether `fit` starts from the weights of the previous fit."""
         return bool(self.warm_start) and hasattr(self, "net_")
 
-    def _complete(self, training: Training, *, compress: bool = True) -> None:
-        """Set the fitted attributes once the network is trained."""
+    def _complete(self, training: Training, *, basis_rows: int = BASIS_ROWS) -> None:
+        """Set the fitted attributes once the network is trained.
+
+        Those of `transform` from so many rows at most; without any rows, none of them.
+        """
         net = training.net
         self._strength = training.strength
         self.auto_params_ = {"max_epochs": net.max_epochs, "batch_size": net.batch_size}
         if hasattr(net, "module__dropout"):
             self.auto_params_["dropout"] = net.module__dropout
         self._finish(net, history=[], logit_scale=training.logit_scale)
-        if compress:
-            self._find_basis(training.dataset, training.seed)
+        if basis_rows:
+            self._find_basis(training.dataset, training.seed, basis_rows)
         self._is_incremental = False
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -415,9 +419,11 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
             module: Any = self.module_
             module.scale_logits(logit_scale)
 
-    def _find_basis(self, dataset: Rows | StreamDataset, seed: int) -> None:
+    def _find_basis(
+        self, dataset: Rows | StreamDataset, seed: int, n_rows: int = BASIS_ROWS
+    ) -> None:
         """Set the fitted attributes that `transform` needs, from the rows given."""
-        X, codes, weight = sample_rows(dataset, seed)
+        X, codes, weight = sample_rows(dataset, seed, n_rows)
         self._fit_compressor(X, codes, weight, self.n_components, self.compression_tol)
 
     def _fit_compressor(

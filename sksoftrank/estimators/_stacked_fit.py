@@ -17,6 +17,7 @@ from sksoftrank.estimators._base import (
     Training,
     fit_trainings,
 )
+from sksoftrank.estimators._training_data import BASIS_ROWS
 from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.training import StopFlag
 
@@ -50,7 +51,7 @@ def fits_by_parts(estimator: Any) -> bool:
 def fit_stacked(
     fits: Sequence[PendingFit],
     *,
-    compress: bool = True,
+    basis_rows: int = BASIS_ROWS,
     stop: StopFlag | None = None,
     validated: dict[Any, Any] | None = None,
 ) -> None:
@@ -63,8 +64,9 @@ def fit_stacked(
     ----------
     fits : sequence of PendingFit
         Estimators of one's own, e.g. clones; each is fitted, or has its `error` set.
-    compress : bool, default=True
-        Whether to find the basis of `transform`; without it an estimator only predicts.
+    basis_rows : int, default=BASIS_ROWS
+        Rows, at most, to find the basis of `transform` from; without any an estimator
+        only predicts.
     stop : StopFlag, default=None
         Once set, training ends.
     validated : dict, default=None
@@ -102,7 +104,7 @@ def fit_stacked(
     ):
         if fit.error is None and not (follower and follower.is_stopped):
             try:
-                fit.estimator._complete(training, compress=compress)
+                fit.estimator._complete(training, basis_rows=basis_rows)
             except Exception as error:
                 fit.error = error
 

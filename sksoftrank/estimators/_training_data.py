@@ -368,22 +368,22 @@ def draw_seeds(
 
 
 def sample_rows(
-    dataset: Rows | StreamDataset, seed: int
+    dataset: Rows | StreamDataset, seed: int, n_rows: int = BASIS_ROWS
 ) -> tuple[Any, Codes, FloatArray | None]:
-    """Return at most `BASIS_ROWS` rows, codes and weights of a dataset.
+    """Return at most `n_rows` rows, codes and weights of a dataset.
 
     Of all that it is a part of: rows held out tell more of new rows than as many that
     were trained on.
     """
     if isinstance(dataset, StreamDataset):
-        X, codes = sample_stream(dataset.chunks(), BASIS_ROWS, seed)
+        X, codes = sample_stream(dataset.chunks(), n_rows, seed)
         by_class = dataset.class_weight
         return X, codes, None if by_class is None else by_class[codes]
     source: Any = dataset.dataset if isinstance(dataset, Subset) else dataset
     X, codes, weight = source.X, source.y, source.sample_weight
-    if X.shape[0] > BASIS_ROWS:
+    if X.shape[0] > n_rows:
         rng = np.random.default_rng(seed)
-        rows = np.sort(rng.choice(X.shape[0], BASIS_ROWS, replace=False))
+        rows = np.sort(rng.choice(X.shape[0], n_rows, replace=False))
         X, codes = X[rows], codes[rows]
         weight = None if weight is None else weight[rows]
     return X, codes, weight

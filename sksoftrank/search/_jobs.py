@@ -23,6 +23,7 @@ from sksoftrank.estimators._stacked_fit import (
     fits_by_parts,
     run_stacks,
 )
+from sksoftrank.estimators._training_data import BASIS_ROWS
 from sksoftrank.training import StopFlag
 from sksoftrank.training._grouping import (
     stack_bytes,
@@ -201,7 +202,7 @@ def fit_jobs(
     fit_params: dict[str, Any],
     *,
     stop: StopFlag,
-    compress: bool = True,
+    basis_rows: int = BASIS_ROWS,
     follow: Callable[[int, Any], Callable[[int, int], bool] | None] | None = None,
 ) -> list[FittedJob]:
     """Fit jobs together; `follow` returns a fit's `on_epoch`, by place and estimator.
@@ -226,7 +227,7 @@ def fit_jobs(
                 own.estimator.fit(rows, labels, **call)
         except Exception as error:
             own.error = error
-    fit_stacked(list(fits.values()), compress=compress, stop=stop)
+    fit_stacked(list(fits.values()), basis_rows=basis_rows, stop=stop)
     for place, fit in fits.items():
         fitted[place].error = fit.error
     seconds = (time.perf_counter() - start) / len(jobs)

@@ -27,6 +27,7 @@ from sksoftrank._sklearn import (
     scorers_by_name,
 )
 from sksoftrank.estimators import BaseSoftRankClassifier
+from sksoftrank.estimators._training_data import BASIS_ROWS
 from sksoftrank.search._base import BaseNetworkSearchCV
 from sksoftrank.search._jobs import (
     Job,
@@ -89,11 +90,13 @@ class _StackedSearch(BaseNetworkSearchCV):
             y=y,
             fit_params=routed.estimator.fit,
             # A scorer of the user's own may look at anything that a fit leaves.
-            compress=callable(self.scoring)
+            basis_rows=BASIS_ROWS
+            if callable(self.scoring)
             or (
                 isinstance(self.scoring, dict)
                 and any(map(callable, self.scoring.values()))
-            ),
+            )
+            else 0,
             score_options={
                 "scorer": scorers,
                 "fit_params": {},
@@ -208,12 +211,12 @@ def _fit_and_score_stack(
     X: Any,
     y: Any,
     fit_params: dict[str, Any],
-    compress: bool,
+    basis_rows: int,
     score_options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Fit jobs together; return what scikit-learn's `_fit_and_score` does for each."""
     fitted = fit_jobs(
-        base_estimator, jobs, X, y, fit_params, stop=stop, compress=compress
+        base_estimator, jobs, X, y, fit_params, stop=stop, basis_rows=basis_rows
     )
     results = []
     for job, own in zip(jobs, fitted, strict=True):

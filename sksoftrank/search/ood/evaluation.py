@@ -94,6 +94,8 @@ class Evaluation:
     scorer: Callable[..., float]
     score_params: dict[str, Any]
     error_score: Any
+    # To find a fit's rank and number of components from, at most.
+    basis_rows: int
     n_jobs: int | None
     # About so many configurations are to come.
     n_trials: int = 1
@@ -173,6 +175,7 @@ class Evaluation:
             self.y,
             self.fit_params,
             stop=stop,
+            basis_rows=self.basis_rows,
             follow=follow if pruning else None,
         )
         results = []

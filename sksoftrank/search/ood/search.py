@@ -31,7 +31,7 @@ from sksoftrank._sklearn import (
     _validate_params,
 )
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
-from sksoftrank.estimators._training_data import draw_seeds
+from sksoftrank.estimators._training_data import BASIS_ROWS, draw_seeds
 from sksoftrank.search._base import BaseNetworkSearchCV
 from sksoftrank.search._jobs import last_step, step_prefix, with_params
 from sksoftrank.search.ood.choice import Criterion, Outcome, pick_finalists
@@ -62,6 +62,9 @@ from sksoftrank.search.ood.storage import (
 from sksoftrank.search.ood.study import QUEUED, StudyLoop, open_study, quiet
 
 _STUDY_NAME = "OODSearchCV"
+# For a trial's rank and number of components: of all rows they would take a quarter of
+# a small network's time.
+_MEASURED_ROWS = 1000
 
 
 class OODSearchCV(BaseNetworkSearchCV):
@@ -187,7 +190,8 @@ class OODSearchCV(BaseNetworkSearchCV):
         ``mean_test_ood_<domain>``; the same means of the fresh seeds of the second
         stage, ``mean_final_score`` and so on, NaN for what was not in it; ``stage`` (2
         for finalists, else 1), ``n_seeds``, ``n_components``, ``rank`` (of the
-        embedding), ``trial`` (its number), ``state``, ``is_baseline``.
+        embedding of 1,000 rows at most), ``trial`` (its number), ``state``,
+        ``is_baseline``.
     results_ : pandas.DataFrame
         The same as a table; needs pandas.
     best_estimator_ : estimator
@@ -439,6 +443,8 @@ class OODSearchCV(BaseNetworkSearchCV):
             scorer=scorer,
             score_params=routed.scorer.score,
             error_score=self.error_score,
+            # A scorer of the user's own may look at anything that a fit leaves.
+            basis_rows=BASIS_ROWS if callable(self.scoring) else _MEASURED_ROWS,
             n_jobs=self.n_jobs,
             n_trials=self.n_trials,
         )
