@@ -252,7 +252,7 @@ def difference_of_devices(n_rows: int, device: str) -> dict[str, float]:
             )
             for temperature in (0.5, 1.0, 5.0, 50.0)
         ]
-        fit_stacked(fits, compress=False)
+        fit_stacked(fits, basis_rows=0)
         for fit in fits:
             if fit.error is not None:
                 raise fit.error
