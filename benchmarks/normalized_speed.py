@@ -39,7 +39,7 @@ def main():
                 )
                 for seed in range(n)
             ],
-            compress=False,
+            basis_rows=0,
         )
 
     results = {}
