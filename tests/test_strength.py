@@ -76,7 +76,7 @@ def spy(monkeypatch):
         )
         return fit_nets(nets, datasets, *args, **kwargs)
 
-    monkeypatch.setattr("sksoftrank.estimators._base.fit_nets", note)
+    monkeypatch.setattr("sksoftrank.estimators._training.fit_nets", note)
     return calls
 
 
@@ -249,7 +249,7 @@ def held_out(monkeypatch, clf, *args, **kwargs):
         found.extend(datasets)
         return fit_nets(nets, datasets, *args, **kwargs)
 
-    monkeypatch.setattr("sksoftrank.estimators._base.fit_nets", note)
+    monkeypatch.setattr("sksoftrank.estimators._training.fit_nets", note)
     clf.fit(*args, **kwargs)
     part = found[0]
     if not hasattr(part, "indices"):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
@@ -33,8 +31,10 @@ from sksoftrank.estimators._choice import MIN_ROWS, Choice
 from sksoftrank.estimators._inference import InferenceMixin
 from sksoftrank.estimators._input import InputReader, check_range
 from sksoftrank.estimators._parameters import SharedParametersMixin
-from sksoftrank.estimators._recipe import MODERATE, NetMixin, Strength
+from sksoftrank.estimators._recipe import MODERATE, NetMixin
 from sksoftrank.estimators._sources import is_stream
+from sksoftrank.estimators._target_rank import RankSearch
+from sksoftrank.estimators._training import Training, fit_trainings
 from sksoftrank.estimators._training_data import (
     BASIS_ROWS,
     FloatArray,
@@ -55,9 +55,7 @@ from sksoftrank.rank import count_above
 from sksoftrank.training import (
     InMemoryDataset,
     SoftRankNet,
-    StopFlag,
     StreamDataset,
-    fit_nets,
 )
 from sksoftrank.training._threads import threads_for
 
@@ -166,16 +164,50 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         build = partial(self._build_net, seeds=seeds, valid_dataset=valid_dataset)
         if self._goes_on:
             strength = getattr(self, "_strength", MODERATE)
-            net = build(dataset, strength=strength)
+            found = None if self.target_rank is None else self.temperature_
+            net = build(dataset, strength=strength, temperature=found)
             self._load_weights(net)
             return Training(net, dataset, seeds["rows"], strength, self.logit_scale_)
         # Built whatever will be chosen: what can't be is refused before any training.
-        training = Training(build(dataset), dataset, seeds["rows"])
-        if isinstance(dataset, InMemoryDataset) and self._chooses_strength(dataset):
-            training.build = partial(build, dataset)
+        training = Training(build(dataset), dataset, seeds["rows"], build=build)
+        if isinstance(dataset, InMemoryDataset):
             build_trial = partial(build, is_trial=True)
-            training.choice = Choice(build_trial, dataset, seeds["split"])
+            if self._chooses_strength(dataset):
+                start = partial(Choice, build_trial, dataset, seeds["split"])
+                training.searches.append(start)
+            if self.target_rank is not None:
+                self._check_target_rank(training.net, dataset)
+                training.searches.append(
+                    partial(
+                        RankSearch,
+                        build_trial,
+                        partial(self._measure_rank, dataset, seeds["rows"]),
+                        dataset,
+                        seeds["split"],
+                        self.target_rank,
+                        self.compression_tol,
+                    )
+                )
+            training.start_search()
         return training
+
+    def _check_target_rank(self, net: SoftRankNet, dataset: InMemoryDataset) -> None:
+        """Refuse a rank that no embedding of these rows has."""
+        limit = min(net.module_.embedding_width, len(dataset) - 1)
+        if self.target_rank is not None and self.target_rank > limit:
+            raise ValueError(
+                f"target_rank must be at most {limit}, the width of the embedding or "
+                f"one less than the rows, got {self.target_rank!r}. Lower it."
+            )
+
+    def _measure_rank(
+        self, dataset: InMemoryDataset, seed: int, net: SoftRankNet
+    ) -> int:
+        """Return what `rank_` would be of a trained net."""
+        probe = copy.copy(self)
+        probe._finish(net, history=[])
+        probe._find_basis(dataset, seed)
+        return probe.rank_
 
     def _read_training(
         self,
@@ -193,6 +225,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         """
         self._check_skorch_params()
         self._check_betas()
+        self._check_target_rank_params(X, y)
         check_class_weight(self.class_weight)
         self._resolve_device()
         before = self.classes_ if classes is None and self._goes_on else None
@@ -315,6 +348,12 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                     "epoch a call, got True. Set it to False, or use fit."
                 )
             fitted = hasattr(self, "net_")
+            if self.target_rank is not None and not fitted:
+                raise ValueError(
+                    "target_rank must be None at a first call of partial_fit, which "
+                    f"trains one network once, got {self.target_rank!r}. Call fit "
+                    "first, or set a temperature."
+                )
             _check_partial_fit_first_call(self, classes)
             if len(self.classes_) < 2:
                 raise ValueError(
@@ -330,7 +369,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                 # Taken up when the net next trains.
                 net.set_params(
                     temperature=self._last_temperature(),
-                    lr=self._first_learning_rate(incremental=True),
+                    lr=self._first_learning_rate(self._last_temperature()),
                 )
             else:
                 net = self._build_net(dataset, seeds, incremental=True)
@@ -575,85 +614,6 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
                 {name: torch.tensor(array) for name, array in weights.items()}
             )
         self.module_.eval()
-
-
-@dataclass
-class Training:
-    """What a fit is going to train, and on what.
-
-    Where there is a `choice`, its trials are trained first, and say what to `build` for
-    all rows.
-    """
-
-    net: SoftRankNet
-    dataset: Rows | StreamDataset
-    seed: int
-    strength: Strength = MODERATE
-    logit_scale: float = 1.0
-    choice: Choice | None = None
-    build: Callable[..., SoftRankNet] | None = None
-
-    def settle(self) -> None:
-        """Build the net that was chosen."""
-        if self.choice is not None and self.build is not None:
-            self.strength = self.choice.strength
-            self.logit_scale = self.choice.logit_scale
-            self.net = self.build(strength=self.strength)
-
-
-def fit_trainings(
-    trainings: Sequence[Training],
-    stop: StopFlag | None = None,
-    callbacks: Sequence[Any] | None = None,
-) -> list[Exception | None]:
-    """Train the nets of several fits together; return the error of each, or None.
-
-    Parameters
-    ----------
-    trainings : sequence of Training
-        Their nets are trained, those of trials before.
-    stop : StopFlag, default=None
-        Once set, training ends as Ctrl-C ends it.
-    callbacks : sequence, default=None
-        One for the net of each, or None.
-    """
-    errors: list[Exception | None] = [None] * len(trainings)
-    choosing = {k: t.choice for k, t in enumerate(trainings) if t.choice is not None}
-    while choosing:
-        trials = [trial for choice in choosing.values() for trial in choice.trials]
-        found = iter(fit_nets([n for n, _ in trials], [d for _, d in trials], stop))
-        if any(net.was_interrupted_ for net, _ in trials):
-            raise KeyboardInterrupt
-        for k, choice in [*choosing.items()]:
-            own = list(islice(found, len(choice.trials)))
-            try:
-                choice.take(own)
-                if choice.trials:
-                    continue
-                trainings[k].settle()
-            except Exception as error:  # This fit's own: others go on.
-                errors[k] = error
-            del choosing[k]
-    left = [k for k, error in enumerate(errors) if error is None]
-    nets = [trainings[k].net for k in left]
-    own_callbacks = [callbacks[k] if callbacks else None for k in left]
-    for net, callback in zip(nets, own_callbacks, strict=True):
-        if callback is not None:
-            net.callbacks_.append(("on_epoch", callback))
-    try:
-        done = fit_nets(
-            nets,
-            [trainings[k].dataset for k in left],
-            stop,
-            together=any(callback is not None for callback in own_callbacks),
-        )
-    finally:
-        for net, callback in zip(nets, own_callbacks, strict=True):
-            if callback is not None:
-                net.callbacks_.remove(("on_epoch", callback))
-    for k, outcome in zip(left, done, strict=True):
-        errors[k] = outcome
-    return errors
 
 
 def _public_record(record: dict[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,11 @@ class Choice:
         self.strength, self.logit_scale = MODERATE, 1.0
         self._try(self._strengths[:2])
 
+    @property
+    def found(self) -> dict[str, Any]:
+        """What to build a net with."""
+        return {"strength": self.strength}
+
     def _try(self, strengths: Sequence[Strength]) -> None:
         self._tried = strengths
         self.trials = [
@@ -79,7 +84,7 @@ class Choice:
             if any(error is not None for _, error in own):
                 continue
             told = zip(own, self._parts, strict=True)
-            found = [_predict(net, valid) for ((net, _), _), (_, valid) in told]
+            found = [predict_held_out(net, valid) for ((net, _), _), (_, valid) in told]
             predicted = [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
             score = score_logits(*predicted)
             if self._best is None or score > self._best:
@@ -90,7 +95,9 @@ class Choice:
         self._try(ahead[:1] if self.strength == last else ())
 
 
-def _predict(net: SoftRankNet, valid: Any) -> tuple[FloatArray, Codes, FloatArray]:
+def predict_held_out(
+    net: SoftRankNet, valid: Any
+) -> tuple[FloatArray, Codes, FloatArray]:
     """Return the logits over temperature, codes and weights of rows held out."""
     logits = net.forward(valid).numpy().astype(np.float64) / net.temperature_
     rows, whole = valid.indices, valid.dataset

@@ -67,6 +67,12 @@ class SharedParameters(TypedDict, total=False):
         [POSITIVE, TemperatureSchedule], """float or TemperatureSchedule
         Positive. Softmax temperature of the training, or a schedule from
         `sksoftrank.losses`."""]
+    target_rank: Annotated[float | None, None, [COUNT, PART, None],
+        """int, float or None
+        Rank of the embedding to find the temperature for, `temperature` left at its
+        default: a number of directions, or in (0, 1) a share of those at a temperature
+        of 1. Five networks are trained before, four fifths of the rows each; the rest
+        tells whether the accuracy stays within `compression_tol`."""]
     n_components: Annotated[str | float | None, "auto",
         [StrOptions({"auto"}), COUNT, PART, None], """"auto", int, float or None
         Columns of `transform`. "auto" keeps the fewest directions whose reconstruction,
@@ -186,7 +192,7 @@ logit_scale_ : float
 n_iter_ : int
     Epochs trained.
 temperature_ : float
-    Temperature of the epoch whose weights are kept.
+    Temperature of the epoch whose weights are kept; with `target_rank`, what was found.
 net_ : SoftRankNet
     The trained skorch net.
 module_ : torch.nn.Module

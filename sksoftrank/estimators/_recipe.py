@@ -17,6 +17,7 @@ from skorch.helper import predefined_split
 
 from sksoftrank.estimators._input import InputReader
 from sksoftrank.estimators._parameters import OPTIMIZERS, SharedParametersMixin
+from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._training_data import Rows, draw_seeds
 from sksoftrank.losses import as_schedule
 from sksoftrank.training import AccuracyStopping, SoftRankNet
@@ -82,6 +83,7 @@ class NetMixin(SharedParametersMixin):
     """How a net follows from the parameters."""
 
     classes_: npt.NDArray[Any]
+    temperature_: float
     _input: InputReader
 
     def _check_betas(self) -> None:
@@ -94,6 +96,26 @@ class NetMixin(SharedParametersMixin):
                 f"betas must be two numbers in [0, 1), got {self.betas!r}. Use e.g. "
                 "(0.9, 0.999)."
             )
+
+    def _check_target_rank_params(self, X: Any, y: Any) -> None:
+        if self.target_rank is None:
+            return
+        default = self._default("temperature")
+        if self.temperature != default:
+            raise ValueError(
+                f"temperature must stay {default!r} where target_rank says what it is "
+                f"to lead to, got {self.temperature!r} and target_rank="
+                f"{self.target_rank!r}. Set one of them."
+            )
+        if is_stream(X, y):
+            raise ValueError(
+                "target_rank must be None where X is a Dataset, whose rows can't be "
+                f"held out, got {self.target_rank!r}. Set a temperature, or use arrays."
+            )
+
+    def _default(self, name: str) -> Any:
+        """Return a parameter's default."""
+        return inspect.signature(type(self).__init__).parameters[name].default
 
     def _check_skorch_params(self) -> None:
         """Refuse what is given twice, or would be without effect."""
@@ -148,8 +170,7 @@ class NetMixin(SharedParametersMixin):
                 "net_params must give optimizer a class such as torch.optim.RMSprop, "
                 f"got {optimizer!r}. Import it from torch.optim."
             )
-        signature = inspect.signature(type(self).__init__)
-        default = signature.parameters["optimizer"].default
+        default = self._default("optimizer")
         if self.optimizer != default:
             raise ValueError(
                 f"optimizer must stay {default!r} where net_params names one, got "
@@ -198,14 +219,15 @@ class NetMixin(SharedParametersMixin):
     # -- The net -------------------------------------------------------------------
 
     def _last_temperature(self) -> float:
+        if self.target_rank is not None:  # What `fit` has found.
+            return self.temperature_
         return as_schedule(self.temperature)(1.0)
 
-    def _first_learning_rate(self, *, incremental: bool = False) -> float:
+    def _first_learning_rate(self, temperature: Any) -> float:
         if self.learning_rate != "auto":
             return float(self.learning_rate)
-        progress = 1.0 if incremental else 0.0
         base, power = self._architecture().base_rates[self.optimizer]
-        return base * float(as_schedule(self.temperature)(progress)) ** power
+        return base * float(as_schedule(temperature)(0.0)) ** power
 
     def _lengths(self, n_rows: int, strength: Strength = MODERATE) -> tuple[int, int]:
         """Return the number of epochs and the batch size for so many rows."""
@@ -218,7 +240,7 @@ class NetMixin(SharedParametersMixin):
             n_epochs = max(1, round(choose_steps(n_rows, strength) / n_batches))
         return n_epochs, batch_size
 
-    def _learning_rate_factors(self, n_epochs: int) -> list[float]:
+    def _learning_rate_factors(self, n_epochs: int, temperature: Any) -> list[float]:
         """Return each epoch's learning rate over the base rate's.
 
         The rate follows a power of a scheduled temperature, and half a cosine down, at
@@ -235,7 +257,7 @@ class NetMixin(SharedParametersMixin):
                 for e, factor in zip(epochs, factors, strict=True)
             ]
         if self.learning_rate == "auto":
-            values = as_schedule(self.temperature).values(n_epochs)
+            values = as_schedule(temperature).values(n_epochs)
             _, power = self._architecture().base_rates[self.optimizer]
             factors = [
                 factor * (value / values[0]) ** power
@@ -261,15 +283,20 @@ class NetMixin(SharedParametersMixin):
         seeds: dict[str, int],
         *,
         strength: Strength = MODERATE,
+        temperature: Any = None,
         valid_dataset: Rows | None = None,
         incremental: bool = False,
         is_trial: bool = False,
     ) -> SoftRankNet:
         """Return a net for rows as `inputs` tells the module of them."""
         callbacks: list[Any] = []
-        rate: Any = self._first_learning_rate(incremental=incremental)
+        if temperature is None:
+            temperature = self._last_temperature() if incremental else self.temperature
+        rate: Any = self._first_learning_rate(temperature)
         n_epochs, batch_size = self._lengths(n_rows, strength)
-        factors = [] if incremental else self._learning_rate_factors(n_epochs)
+        factors = (
+            [] if incremental else self._learning_rate_factors(n_epochs, temperature)
+        )
         if len(set(factors)) > 1:
             rate = [rate * factor for factor in factors]
         if self.max_grad_norm is not None:
@@ -303,7 +330,6 @@ class NetMixin(SharedParametersMixin):
             net_params["optimizer__weight_decay"] = self.weight_decay
         if is_trial or not self.verbose:  # It would format its table all the same.
             net_params["callbacks__print_log"] = None
-        temperature = self._last_temperature() if incremental else self.temperature
         return SoftRankNet(
             architecture.module,
             **{f"module__{name}": value for name, value in module_params.items()},

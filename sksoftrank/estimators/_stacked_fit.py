@@ -12,11 +12,8 @@ from sklearn.utils.parallel import Parallel, delayed
 from skorch.callbacks import Callback
 
 from sksoftrank._sklearn import _validate_params
-from sksoftrank.estimators._base import (
-    BaseSoftRankClassifier,
-    Training,
-    fit_trainings,
-)
+from sksoftrank.estimators._base import BaseSoftRankClassifier
+from sksoftrank.estimators._training import Training, fit_trainings
 from sksoftrank.estimators._training_data import BASIS_ROWS
 from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.training import StopFlag
