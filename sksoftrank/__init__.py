@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sksoftrank import (
+        collapse,
         compression,
         corruptions,
         datasets,
@@ -59,6 +60,7 @@ _HOMES = {
     "StackedRandomizedSearchCV": "search",
 }
 _SUBMODULES = (
+    "collapse",
     "compression",
     "corruptions",
     "datasets",
@@ -89,6 +91,7 @@ __all__ = [
     "StackedGridSearchCV",
     "StackedRandomizedSearchCV",
     "__version__",
+    "collapse",
     "compression",
     "corruptions",
     "datasets",

@@ -24,6 +24,7 @@ __all__ = [
     "rankme",
     "singular_values",
     "stable_rank",
+    "subspace_alignment",
     "variance_rank",
 ]
 
@@ -31,7 +32,7 @@ FloatArray = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
 
 
-def _as_matrix(Z: Any) -> FloatArray:
+def as_matrix(Z: Any) -> FloatArray:
     """Return `Z` as a finite (n, d) float64 array, whatever it was made of."""
     if hasattr(Z, "detach"):  # A tensor, on any device, in any precision.
         Z = Z.detach().cpu().double().numpy()
@@ -78,7 +79,7 @@ def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
     >>> singular_values(np.diag([3.0, 4.0]))
     array([4., 3.])
     """
-    Z = _as_matrix(Z)
+    Z = as_matrix(Z)
     scale = np.abs(Z).max()
     if scale == 0.0:
         return np.zeros(min(Z.shape))
@@ -446,7 +447,7 @@ def rank_deficit(logits: Any, n_classes: int | None = None, tol: float = 1e-3) -
     1
     """
     _check_tol(tol)
-    Z = _as_matrix(logits)
+    Z = as_matrix(logits)
     n_classes = Z.shape[1] if n_classes is None else n_classes
     if not isinstance(n_classes, Integral) or n_classes < 1:
         raise ValueError(
@@ -506,7 +507,7 @@ def rank_report(
         _check_tol(tol)
     for share in shares:
         _check_share("shares", share)
-    Z = _as_matrix(Z)
+    Z = as_matrix(Z)
     s = singular_values(Z, center=center)
     return {
         "n_samples": Z.shape[0],
@@ -519,3 +520,70 @@ def rank_report(
         "numerical_rank": {tol: count_above(s, tol) for tol in tols},
         "variance_rank": {share: _variance_rank(s, share) for share in shares},
     }
+
+
+def subspace_alignment(A: Any, B: Any, n_directions: int) -> float:
+    """Mean squared cosine between the leading directions of two matrices' rows.
+
+    ``norm(V_A.T @ V_B) ** 2 / k`` in the Frobenius norm, with the k leading right
+    singular vectors of each as columns: the squared cosines of the principal angles
+    between the two subspaces. Of what a layer gives and the weight of the one that
+    takes it, this is how far the layers are aligned.
+
+    Parameters
+    ----------
+    A : array-like or Tensor of shape (n, d)
+        One row a sample.
+    B : array-like or Tensor of shape (m, d)
+        Of as many columns.
+    n_directions : int
+        The k, from 1 to d; no more are taken than both matrices have.
+
+    Returns
+    -------
+    float
+        In [0, 1]; one where both subspaces are the same, about ``k / d`` by chance,
+        and NaN where a matrix is zero.
+
+    Raises
+    ------
+    ValueError
+        If a matrix is not finite, the columns differ, or `n_directions` is out of
+        range.
+
+    References
+    ----------
+    Bjorck and Golub (1973), "Numerical methods for computing angles between linear
+    subspaces", Mathematics of Computation; Ji and Telgarsky (2019), "Gradient descent
+    aligns the layers of deep linear networks", ICLR, theorem 2.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksoftrank.rank import subspace_alignment
+    >>> subspace_alignment(np.diag([2.0, 1.0, 0.0]), np.diag([1.0, 0.0, 3.0]), 2)
+    0.5
+    """
+    A, B = as_matrix(A), as_matrix(B)
+    width = A.shape[1]
+    if B.shape[1] != width:
+        raise ValueError(
+            f"B must have the {width} columns of A, got shape {B.shape}. Pass rows of "
+            "the same space."
+        )
+    if not isinstance(n_directions, Integral) or not 1 <= n_directions <= width:
+        raise ValueError(
+            f"n_directions must be an int from 1 to {width}, the columns, got "
+            f"{n_directions!r}. Use one less than there are classes."
+        )
+    k = int(n_directions)
+    axes = []
+    for matrix in (A, B):
+        scale = np.abs(matrix).max()
+        if scale == 0.0:
+            return float("nan")
+        s, directions = principal_axes(matrix / scale)
+        axes.append(directions)
+        k = min(k, np.count_nonzero(s))
+    cosines = axes[0][:k] @ axes[1][:k].T
+    return float(np.clip((cosines**2).sum() / k, 0.0, 1.0))

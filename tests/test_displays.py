@@ -1,4 +1,4 @@
-"""The display: a frame, then axes, and matplotlib only when something is drawn."""
+"""Displays: a frame, then axes, and matplotlib only when something is drawn."""
 
 import subprocess
 import sys
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sksoftrank.displays import TemperatureSweepDisplay
-from sksoftrank.inspection import summarize_sweep
+from sksoftrank import SoftRankMLPClassifier
+from sksoftrank.displays import RankProfileDisplay, TemperatureSweepDisplay
+from sksoftrank.inspection import effective_depth, rank_profile, summarize_sweep
 
 MEASURES = [
     "accuracy",
@@ -131,12 +132,147 @@ def test_takes_what_summarize_sweep_gives(tmp_path):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
-def test_import_does_not_import_matplotlib():
+def test_import_imports_neither_matplotlib_nor_torch():
     code = (
-        "import sys; from sksoftrank.displays import TemperatureSweepDisplay;"
-        "print('matplotlib' in sys.modules)"
+        "import sys; from sksoftrank.displays import RankProfileDisplay;"
+        "print({'matplotlib', 'torch'} & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
+
+
+# -- The profile of layers -----------------------------------------------------------
+
+
+def layer(name, width, accuracy, places=None):
+    """Return a layer's record, whose ranks follow from its width."""
+    return {
+        "layer": name,
+        "n_features": width,
+        "effective_rank": width / 2,
+        "variance_rank": {0.9: 1, 0.99: width - 1},
+        "numerical_rank": {0.1: width - 2, 0.001: width},
+        "places": places,
+        "alignment": 0.5,
+        "attention_entropy": float("nan"),
+        "class_separation": 0.25,
+        "probe_accuracy": accuracy,
+        "domain_accuracy": {"far": accuracy - 0.2},
+        "transfer_accuracy": {"new": accuracy - 0.1},
+    }
+
+
+@pytest.fixture
+def profile():
+    return [
+        layer("first", 8, 0.5, places={"effective_rank": 3.0}),
+        layer("second", 6, 0.895),
+        layer("logits", 4, 0.9),
+    ]
+
+
+def test_profile_s_frame_has_a_value_a_layer(profile):
+    frame = RankProfileDisplay(profile).frame_
+    expected = {
+        "layer": ["first", "second", "logits"],
+        "width": [8, 6, 4],
+        "effective_rank": [4, 3, 2],
+        "places_effective_rank": [3, np.nan, np.nan],
+        "variance_rank": [7, 5, 3],
+        "numerical_rank[0.001]": [8, 6, 4],
+        "numerical_rank[0.1]": [6, 4, 2],
+        "alignment": [0.5] * 3,
+        "attention_entropy": [np.nan] * 3,
+        "class_separation": [0.25] * 3,
+        "probe_accuracy": [0.5, 0.895, 0.9],
+        "domain_accuracy[far]": [0.3, 0.695, 0.7],
+        "transfer_accuracy[new]": [0.4, 0.795, 0.8],
+    }
+    assert set(frame) == set(expected)
+    for name, values in expected.items():
+        if name == "layer":
+            assert [*frame[name]] == values
+        else:
+            np.testing.assert_allclose(frame[name], values)
+
+
+def test_profile_of_no_layers_is_refused():
+    with pytest.raises(ValueError, match=r"profile must hold at least one .* got \[\]"):
+        RankProfileDisplay([])
+
+
+def test_profile_s_curves_are_the_frame(profile):
+    display = RankProfileDisplay.from_profile(profile, title="Layers")
+    assert display.figure_.get_suptitle() == "Layers"
+    frame = display.frame_
+    rank, accuracy = display.axes_
+    drawn = {line.get_label(): line.get_ydata() for line in rank.lines}
+    assert {name: [*values] for name, values in drawn.items()} == {
+        "width": [*frame["width"]],
+        "99 % of variance": [*frame["variance_rank"]],
+        "effective rank": [*frame["effective_rank"]],
+        "effective rank, by places": pytest.approx(
+            frame["places_effective_rank"], nan_ok=True
+        ),
+    }
+    (band,) = rank.collections
+    assert band.get_label() == "numerical rank at 0.1 to 0.001"
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (2, 8)
+    *curves, depth = accuracy.lines
+    assert [curve.get_label() for curve in curves] == [
+        "probe, in distribution",
+        "far",
+        "new",
+    ]
+    np.testing.assert_allclose(curves[1].get_ydata(), [30, 69.5, 70])
+    assert depth.get_label() == f"effective depth {effective_depth(profile)}"
+    assert set(depth.get_xdata()) == {effective_depth(profile) - 1}
+    for axes in display.axes_:
+        labels = [text.get_text() for text in axes.get_xticklabels()]
+        assert labels == ["first", "second", "logits"]
+        # Off the data.
+        display.figure_.canvas.draw()
+        legend = axes.get_legend().get_window_extent()
+        assert legend.y0 >= axes.get_window_extent().y1 - 1
+
+
+def test_profile_s_curves_are_told_apart_without_colour(profile):
+    for record in profile:
+        record["domain_accuracy"] = dict.fromkeys("abc", 0.5)
+    display = RankProfileDisplay(profile).plot()
+    for axes in display.axes_:
+        looks = [(line.get_marker(), line.get_linestyle()) for line in axes.lines]
+        assert len(set(looks)) == len(looks)
+
+
+def test_profile_without_places_has_no_curve_of_them(profile):
+    display = RankProfileDisplay(profile[1:]).plot()
+    labels = [line.get_label() for line in display.axes_[0].lines]
+    assert "effective rank, by places" not in labels
+
+
+def test_profile_draws_on_given_axes(profile):
+    figure = Figure()
+    grid = figure.subplots(2, 2)
+    display = RankProfileDisplay(profile)
+    assert display.plot(grid[0]) is display
+    assert display.figure_ is figure
+    assert display.axes_ == tuple(grid[0])
+    assert not any(axes.lines for axes in grid[1])
+
+
+def test_profile_from_an_estimator(tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 4)), np.arange(60) % 3
+    clf = SoftRankMLPClassifier((8, 6), max_epochs=1, random_state=0).fit(X, y)
+    axes = Figure().subplots(1, 2)
+    options = {"domains": {"far": (X + 1, y)}, "cv": 2}
+    display = RankProfileDisplay.from_estimator(clf, X, y, ax=axes, **options)
+    assert display.axes_ == tuple(axes)
+    expected = RankProfileDisplay(rank_profile(clf, X, y, **options)).frame_
+    for name, values in expected.items():
+        np.testing.assert_array_equal(display.frame_[name], values)
+    display.figure_.savefig(tmp_path / "profile.png")

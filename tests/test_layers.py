@@ -27,6 +27,7 @@ FLOORS = {
     "_features": 1,
     "losses": 0,
     "modules": 0,
+    "collapse": 1,
     "datasets": 1,
     "domains": 1,
     "compression": 1,

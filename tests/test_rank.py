@@ -374,3 +374,41 @@ def test_report_centres_by_default():
         1.0,
         rtol=1e-12,
     )
+
+
+# Alignment
+
+
+@given(seed=seeds)
+@relaxed
+def test_alignment_is_of_the_principal_angles(seed):
+    A, B = gaussian(seed, 9, 6), gaussian(seed + 1, 7, 6)
+    axes = [np.linalg.svd(matrix)[2][:3].T for matrix in (A, B)]
+    expected = np.mean(np.cos(linalg.subspace_angles(*axes)) ** 2)
+    assert rank.subspace_alignment(A, B, 3) == pytest.approx(expected)
+    # The roles, the scale and a rotation of all columns change nothing.
+    rotation = np.linalg.qr(gaussian(seed + 2, 6, 6))[0]
+    assert rank.subspace_alignment(1e200 * B @ rotation, A @ rotation, 3) == (
+        pytest.approx(expected)
+    )
+
+
+def test_alignment_of_known_directions():
+    A = np.diag([3.0, 2.0, 1.0, 0.0])
+    assert rank.subspace_alignment(A, A[::-1], 2) == pytest.approx(1.0)
+    assert rank.subspace_alignment(A, np.diag([0.0, 1.0, 2.0, 3.0]), 2) == 0.0
+    # No more directions than there are, and all of them are all.
+    assert rank.subspace_alignment(A, np.diag([1.0, 0.0, 0.0, 0.0]), 3) == 1.0
+    assert rank.subspace_alignment(np.eye(4), gaussian(0, 9, 4), 4) == pytest.approx(1)
+
+
+def test_alignment_with_nothing_is_unknown():
+    assert np.isnan(rank.subspace_alignment(np.zeros((2, 3)), np.eye(3), 1))
+
+
+@pytest.mark.parametrize("n_directions", [0, 4, 1.5])
+def test_alignment_refuses_what_it_cannot_take(n_directions):
+    with pytest.raises(ValueError, match="n_directions must be an int from 1 to 3"):
+        rank.subspace_alignment(np.eye(3), np.eye(3), n_directions)
+    with pytest.raises(ValueError, match="B must have the 3 columns of A"):
+        rank.subspace_alignment(np.eye(3), np.eye(4), 1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from difflib import get_close_matches
+from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -85,10 +87,44 @@ def find_layer(module: EmbedHeadModule, name: str) -> nn.Module:
 
 def layer_output(module: EmbedHeadModule, name: str, x: Tensor) -> Tensor:
     """Return what the submodule of that name gives for rows `x`."""
-    outputs: list[Any] = []
+    return layer_outputs(module, [name], x)[0]
+
+
+def layer_outputs(
+    module: EmbedHeadModule, names: Sequence[str], x: Tensor
+) -> list[Tensor]:
+    """Return what the submodules of those names give for rows `x`, in one pass."""
+    found = record_layers(module, names, x)
+    for name in names:
+        if name not in found:
+            raise ValueError(
+                f"layer must be a submodule that the network calls, got {name!r}, which"
+                " it does not. Name another, such as one within it."
+            )
+        output = found[name]
+        if not has_rows(output, x):
+            is_tensor = isinstance(output, Tensor)
+            got = f"shape {tuple(output.shape)}" if is_tensor else type(output).__name__
+            raise ValueError(
+                f"layer must give a tensor with a row for each of X, got {name!r}, "
+                f"which gives {got} for {len(x)} rows. Name another submodule."
+            )
+    return [found[name] for name in names]
+
+
+def has_rows(output: Any, x: Tensor) -> bool:
+    """Whether a layer's output has a row for each of `x`."""
+    return isinstance(output, Tensor) and output.ndim > 0 and len(output) == len(x)
+
+
+def record_layers(
+    module: EmbedHeadModule, names: Sequence[str], x: Tensor
+) -> dict[str, Any]:
+    """Return, by name, what those submodules give that `module` calls for `x`."""
+    found: dict[str, Any] = {}
     thread = get_ident()
 
-    def keep(layer: nn.Module, inputs: Any, output: Any) -> None:
+    def keep(name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         if get_ident() != thread:  # Another thread may run the same module.
             return
         if isinstance(output, Mapping):
@@ -96,24 +132,12 @@ def layer_output(module: EmbedHeadModule, name: str, x: Tensor) -> Tensor:
         elif isinstance(output, tuple | list):
             output = output[0] if output else None
         # A copy: what follows may work in place, as ResNets' activations do.
-        outputs.append(output.clone() if isinstance(output, Tensor) else output)
+        found[name] = output.clone() if isinstance(output, Tensor) else output
 
-    handle = find_layer(module, name).register_forward_hook(keep)
-    try:
+    layers = [find_layer(module, name) for name in names]
+    with ExitStack() as hooks:
+        for name, layer in zip(names, layers, strict=True):
+            handle = layer.register_forward_hook(partial(keep, name))
+            hooks.callback(handle.remove)
         module(x)
-    finally:
-        handle.remove()
-    if not outputs:
-        raise ValueError(
-            f"layer must be a submodule that the network calls, got {name!r}, which it "
-            "does not. Name another, such as one within it."
-        )
-    output = outputs[-1]
-    is_tensor = isinstance(output, Tensor)
-    if not is_tensor or output.ndim == 0 or len(output) != len(x):
-        found = f"shape {tuple(output.shape)}" if is_tensor else type(output).__name__
-        raise ValueError(
-            f"layer must give a tensor with a row for each of X, got {name!r}, which "
-            f"gives {found} for {len(x)} rows. Name another submodule."
-        )
-    return output
+    return found

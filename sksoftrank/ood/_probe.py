@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import (
     column_or_1d,
@@ -66,8 +66,13 @@ def linear_probe_score(
     >>> linear_probe_score(Z[:2], ["a", "b"], Z[2:], ["a", "b"])
     1.0
     """
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter))
+    probe = make_probe(C, max_iter)
     probe.fit(Z_train, column_or_1d(y_train))
     labels = column_or_1d(y_test)
     encode("y_test", labels, probe.classes_)
     return float(probe.score(Z_test, labels))
+
+
+def make_probe(C: float = 1.0, max_iter: int = 1000) -> Pipeline:
+    """Return a logistic regression on standardised columns."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iter))
