@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         rank,
         search,
         shifts,
+        theory,
         training,
     )
     from sksoftrank.compression import RankCompressor
@@ -73,6 +74,7 @@ _SUBMODULES = (
     "rank",
     "search",
     "shifts",
+    "theory",
     "training",
 )
 
@@ -103,6 +105,7 @@ __all__ = [
     "rank",
     "search",
     "shifts",
+    "theory",
     "training",
 ]
 
