@@ -200,7 +200,18 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 size = _sufficient_size(seen, codes, w / w.sum(), self.tol)
             else:
                 size = self._size_from_spectrum(s)
-            size = self._reach_classes(seen, codes[w > 0].unique().numpy(), size)
+            least, lost = seen.least_size(codes[w > 0].unique().numpy(), size)
+            if self.n_components == "auto" and least > size:
+                size = _sufficient_size(seen, codes, w / w.sum(), self.tol, least)
+            elif least > size:
+                warnings.warn(
+                    f"n_components={self.n_components!r} must keep enough directions "
+                    f"for every class of the rows, but with {size} the head can give "
+                    f"no embedding the classes at positions {lost} of its output. Keep "
+                    f"at least {least}, or use 'auto'.",
+                    UserWarning,
+                    stacklevel=2,
+                )
         self.mean_ = mean.numpy().astype(Z.dtype)
         # A copy: a slice would keep all of the basis alive.
         self.components_ = directions[:size].astype(Z.dtype, order="C")
@@ -225,34 +236,6 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             return int(self.n_components)
         share = AUTO_SHARE if self.n_components == "auto" else float(self.n_components)
         return size_of_share(s**2, share)
-
-    def _reach_classes(
-        self, seen: _Seen, held: npt.NDArray[np.int64], size: int
-    ) -> int:
-        """Return a size at which the head can reach the classes held, or warn."""
-        lost = seen.lost_classes(held, size)
-        if len(lost):  # Those that the full representation has lost are no one's fault.
-            lost = np.setdiff1d(lost, seen.lost_classes(lost, len(seen.directions)))
-        if not len(lost):
-            return size
-        low, high = size + 1, len(seen.directions)
-        while low < high:  # What few directions reach more do, too.
-            middle = (low + high) // 2
-            if len(seen.lost_classes(lost, middle)):
-                low = middle + 1
-            else:
-                high = middle
-        if self.n_components == "auto":
-            return low
-        warnings.warn(
-            f"n_components={self.n_components!r} must keep enough directions for every "
-            f"class of the rows, but with {size} the head can give no embedding the "
-            f"classes at positions {lost.tolist()} of its output. Keep at least {low}, "
-            "or use 'auto'.",
-            UserWarning,
-            stacklevel=2,
-        )
-        return size
 
     def transform(self, X: npt.ArrayLike) -> npt.NDArray[Any]:
         """Return the coordinates of `X` along the directions kept.
@@ -356,9 +339,36 @@ class _Seen:
         reached = argmaxable_among(classes, effects.T.numpy(), self.origin[0].numpy())
         return classes[~reached]
 
+    def least_size(
+        self, classes: npt.NDArray[np.int64], size: int
+    ) -> tuple[int, list[int]]:
+        """Return the least size from one on that can reach the classes; who forbids it.
 
-def _sufficient_size(seen: _Seen, codes: Tensor, weight: Tensor, tol: float) -> int:
+        Of the classes that all directions can reach: a head that never gives one loses
+        nothing here.
+        """
+        high = len(self.directions)
+        lost = self.lost_classes(classes, size)
+        if len(lost):
+            lost = np.setdiff1d(lost, self.lost_classes(lost, high))
+        if not len(lost):
+            return size, []
+        low = size + 1
+        while low < high:  # What few directions reach more do, too.
+            middle = (low + high) // 2
+            if len(self.lost_classes(lost, middle)):
+                low = middle + 1
+            else:
+                high = middle
+        return low, lost.tolist()
+
+
+def _sufficient_size(
+    seen: _Seen, codes: Tensor, weight: Tensor, tol: float, least: int = 1
+) -> int:
     """Return the fewest directions that lose at most `tol` of the head's accuracy.
+
+    From `least` on.
 
     The head is affine, so that each direction adds a rank-one term to the logits: all
     sizes up to the answer cost one pass, where reconstructing each would cost as many.
@@ -390,6 +400,6 @@ def _sufficient_size(seen: _Seen, codes: Tensor, weight: Tensor, tol: float) -> 
         for size, coordinate in enumerate(coordinates, start=start + 1):
             logits.addr_(effects[size - 1], coordinate)
             # The slack absorbs the rounding of the weighted means.
-            if loss(logits) <= tol + 1e-12:
+            if size >= least and loss(logits) <= tol + 1e-12:
                 return size
     return len(directions)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq, linprog, minimize
-from scipy.special import logsumexp, softmax
+from scipy.special import logsumexp
 
 __all__ = [
     "RankPrediction",
@@ -308,6 +308,7 @@ def minimal_logit_norm(
     return T * _norm_at_one(rank, n_classes, p)
 
 
+@cache
 def _norm_at_one(rank: int, C: int, p: float) -> float:
     if rank == C - 1:
         return math.log((C - 1) * p / (1 - p)) * math.sqrt(1 - 1 / C)
@@ -341,8 +342,9 @@ def _sought_norm(rank: int, C: int, p: float) -> float:
             return 1e12, np.zeros_like(x)
         a = np.zeros(C)
         for _ in range(100):  # Newton's: concave and rising, so from the left it holds.
-            lacking = target + logsumexp(a[:, None] * D, axis=1)
-            q = softmax(a[:, None] * D, axis=1)
+            q = np.exp(a[:, None] * (D - D.max(axis=1, keepdims=True)))
+            lacking = target + a * D.max(axis=1) + np.log(q.sum(axis=1))
+            q /= q.sum(axis=1, keepdims=True)
             slope = -(q * D).sum(axis=1)
             a += lacking / slope
             if (np.abs(lacking) <= 1e-12 * slope * a).all():
@@ -360,7 +362,7 @@ def _sought_norm(rank: int, C: int, p: float) -> float:
         V = rng.standard_normal((C, rank))
         V /= np.linalg.norm(V, axis=1, keepdims=True)
         x = np.concatenate([V.ravel(), V.ravel()])
-        found.append(minimize(loss, x, jac=True, options={"maxiter": 2_000}).fun)
+        found.append(minimize(loss, x, jac=True, method="L-BFGS-B").fun)
     return math.sqrt(math.exp(min(found)) / C)
 
 
@@ -582,7 +584,15 @@ def _product(weights: list[FloatArray]) -> FloatArray:
     return Z
 
 
-def _flow(weights: list[FloatArray], T: float, probability: float) -> FloatArray:
+def _softmax(Z: FloatArray) -> FloatArray:
+    # By columns; scipy's takes longer than all the products beside it.
+    P = np.exp(Z - Z.max(axis=0))
+    return P / P.sum(axis=0)
+
+
+def _flow(
+    weights: list[FloatArray], T: float, probability: float, rtol: float = 1e-4
+) -> FloatArray:
     """Return the logits (class, input) where each class has reached the probability."""
     C, N = len(weights[-1]), len(weights)
     shapes = [W.shape for W in weights]
@@ -597,7 +607,7 @@ def _flow(weights: list[FloatArray], T: float, probability: float) -> FloatArray
         below = [np.eye(C)]
         for matrix in W:
             below.append(matrix @ below[-1])
-        above = (np.eye(C) - softmax(below.pop(), axis=0)) / C
+        above = (np.eye(C) - _softmax(below.pop())) / C
         moves = []
         for matrix, product in zip(reversed(W), reversed(below), strict=True):
             moves.append((above @ product.T).ravel())
@@ -607,9 +617,9 @@ def _flow(weights: list[FloatArray], T: float, probability: float) -> FloatArray
     start = np.concatenate([W.ravel() for W in weights]) / T ** (1 / N)
     # A step that the solver tries, and takes back, may be far too long.
     with np.errstate(over="ignore", invalid="ignore"):
-        for y in itertools.islice(_stiff_steps(velocity, start), MAX_STEPS):
+        for y in itertools.islice(_stiff_steps(velocity, start, rtol), MAX_STEPS):
             Z = _product(matrices(y))
-            if np.diag(softmax(Z, axis=0)).min() >= probability:
+            if np.diag(_softmax(Z)).min() >= probability:
                 return T * Z
     raise RuntimeError(
         f"The flow of {N} layers and {C} classes at temperature={T:g} didn't reach "
@@ -619,7 +629,7 @@ def _flow(weights: list[FloatArray], T: float, probability: float) -> FloatArray
 
 
 def _stiff_steps(
-    velocity: Callable[[FloatArray], FloatArray], y: FloatArray, rtol: float = 1e-4
+    velocity: Callable[[FloatArray], FloatArray], y: FloatArray, rtol: float
 ) -> Iterator[FloatArray]:
     """Yield the points of a gradient flow, by Runge-Kutta-Chebyshev steps.
 
