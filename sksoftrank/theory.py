@@ -913,9 +913,10 @@ def argmaxable(weight: Any, bias: Any = None) -> npt.NDArray[np.bool_]:
     A linear programme a class: ``max t`` with ``(w_i - w_j) z + b_i - b_j >= t`` for
     all j and ``t <= 1``; a lead of less than 1e-6 of the largest bias is taken for
     rounding. A class that leads far out along its own weight needs none, which settles
-    most; of 1,000 classes each other one takes some 10 ms. Without bias the argmaxable classes are the corners of the convex hull
-    of the rows of `weight`. C - 1 dimensions in general position reach every class;
-    with fewer, some may be lost that training data hold.
+    most; of 1,000 classes each other one takes some 10 ms. Without bias the argmaxable
+    classes are the corners of the convex hull of the rows of `weight`. C - 1 dimensions
+    in general position reach every class; with fewer, some may be lost that training
+    data hold.
 
     References
     ----------
