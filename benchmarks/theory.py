@@ -7,9 +7,10 @@
 - norms: least norms of a rank against SLSQP over all matrices of that rank
 - ranks: the rank predicted by the flow, mean of three starts, against networks trained
   from other starts until each class has the same probability. By gradient descent whose
-  steps are as long as the loss keeps falling, at no fixed rate; and by Adam at 1e-3
-  sqrt(T), which the derivation does not cover. "other seeds" is the same difference
-  between predictions alone: what chance leaves
+  steps are as long as the loss keeps falling, at no fixed rate; by SGD at a fixed rate,
+  with momentum, on batches of noisy rows; and by Adam at 1e-3 sqrt(T), which the
+  derivation does not cover. "other seeds" is the same difference between predictions
+  alone: what chance leaves
 
 Cells of ranks that are in the results file already, of the same commit and settings,
 are kept.
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from _common import RESULTS, _git, hold_threads, mean_interval, parser, write
 from scipy.optimize import minimize
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, logsumexp, softmax
 
 from sksoftrank.theory import dual_settings, minimal_logit_norm, predict_rank
 
@@ -35,7 +36,8 @@ TEMPERATURES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 CLASSES = (5, 10, 20, 30)
 PROBABILITY = 0.9
 TOL = 1e-2
-STEPS = {"descent": 400_000, "adam": 20_000}
+STEPS = {"descent": 400_000, "sgd": 100_000, "adam": 20_000}
+NOISE = 0.02
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
     "adam": (torch.optim.Adam, {}),
@@ -192,12 +194,12 @@ def loss_of(W, T):
     return -np.diag(log_p).mean(), log_p
 
 
-def gradient(W, log_p, T):
-    C = len(log_p)
-    below = [np.eye(C)]
-    for matrix in W[:-1]:
+def gradient(W, T, X, labels):
+    """Return the gradient at inputs (d, n) of classes (c, n), one-hot."""
+    below = [X]
+    for matrix in W:
         below.append(matrix @ below[-1])
-    above = (np.exp(log_p) - np.eye(C)) / (T * C)
+    above = (softmax(below.pop() / T, axis=0) - labels) / (T * X.shape[1])
     G = np.empty_like(W)
     for i in reversed(range(len(W))):
         G[i] = above @ below[i].T
@@ -211,12 +213,21 @@ def train(how, n_classes, n_layers, T, seed):
     loss, log_p = loss_of(W, T)
     rate = 0.1 * T ** (2 / n_layers)
     m, v = np.zeros_like(W), np.zeros_like(W)
+    classes = np.eye(n_classes)
+    rng = np.random.default_rng(seed)
     for step in range(1, STEPS[how] + 1):
         if np.diag(log_p).min() >= math.log(PROBABILITY):
             Z = T * log_p
             s = np.linalg.svd(Z - Z.mean(axis=0), compute_uv=False)
             return int(np.count_nonzero(s > TOL * s[0])), step
-        G = gradient(W, log_p, T)
+        if how == "sgd":
+            y = classes[:, rng.integers(n_classes, size=n_classes)]
+            X = y + NOISE * rng.standard_normal(y.shape)
+            m = 0.9 * m + gradient(W, T, X, y)
+            W = W - 0.2 * rate * m
+            loss, log_p = loss_of(W, T)
+            continue
+        G = gradient(W, T, classes, classes)
         if how == "adam":
             m, v = 0.9 * m + 0.1 * G, 0.999 * v + 0.001 * G**2
             scale = np.sqrt(v / (1 - 0.999**step)) + 1e-8
