@@ -331,7 +331,7 @@ class _Seen:
     def lost_classes(
         self, classes: npt.NDArray[np.int64], size: int
     ) -> npt.NDArray[np.int64]:
-        """Return those classes that no row of so many coordinates is assigned to."""
+        """Return those classes that the head gives to no row of so many coordinates."""
         effects = self.effects[:size]
         # A class that some row of the fit is given needs no linear programme.
         logits = self.centered @ (self.directions[:size].T @ effects) + self.origin
@@ -342,10 +342,9 @@ class _Seen:
     def least_size(
         self, classes: npt.NDArray[np.int64], size: int
     ) -> tuple[int, list[int]]:
-        """Return the least size from one on that can reach the classes; who forbids it.
+        """Return the least size from `size` on that loses no class, and those lost.
 
-        Of the classes that all directions can reach: a head that never gives one loses
-        nothing here.
+        Of the classes that all directions can reach: the others were lost before.
         """
         high = len(self.directions)
         lost = self.lost_classes(classes, size)

@@ -529,10 +529,11 @@ def predict_rank(
     equal ``s_k`` stay equal.
 
     For 2 to 6 layers, T from 0.1 to 1000 and 5 to 30 classes, ranks of networks trained
-    by gradient descent from other starts differ from the prediction by 0.41 on average
-    and by at most 1.3 in the mean of three, starts from each other by as much
-    (``benchmarks/theory.py``). Adam is beyond the derivation: 0.80, and up to 7 with
-    three layers, 30 classes and a high temperature, where its rank falls less.
+    from other starts differ from the prediction by 0.41 on average by gradient descent
+    and by 0.50 by SGD on noisy batches, in the mean of three by at most 1.7; starts
+    alone make 0.44 (``benchmarks/theory.py``). Adam is beyond the derivation: 0.80, and
+    up to 7 with three layers, 30 classes and a high temperature, where its rank falls
+    less.
 
     References
     ----------
