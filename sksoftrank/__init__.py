@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         rank,
         search,
         shifts,
+        theory,
         training,
     )
     from sksoftrank.compression import RankCompressor
@@ -75,6 +76,7 @@ _SUBMODULES = (
     "rank",
     "search",
     "shifts",
+    "theory",
     "training",
 )
 
@@ -106,6 +108,7 @@ __all__ = [
     "rank",
     "search",
     "shifts",
+    "theory",
     "training",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from sksoftrank._sklearn import Interval, StrOptions, _check_sample_weight, _fit_context
 from sksoftrank.rank import principal_axes, size_of_share
+from sksoftrank.theory import argmaxable_among
 
 __all__ = ["RankCompressor"]
 
@@ -53,9 +55,10 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     n_components : "auto", int, float or None, default="auto"
         Directions to keep. "auto" keeps the fewest whose reconstruction, passed
         through the `head` handed to `fit`, is expected to keep accuracy on new rows
-        within `tol` of the full representation; without a head, those that hold 99 %
-        of the variance. An int keeps that many, a float in (0, 1) the fewest that hold
-        that share of the variance, None all.
+        within `tol` of the full representation, and can reach every class that the
+        rows hold; without a head, those that hold 99 % of the variance. An int keeps
+        that many, a float in (0, 1) the fewest that hold that share of the variance,
+        None all.
     tol : float, default=0.005
         In [0, 1). Accuracy that "auto" may lose on new rows, as a share of them. The
         loss is taken for that on the rows of `fit`, or for an eighth of the loss where
@@ -85,6 +88,12 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     ValueError
         At fit, if `n_components` exceeds the number of columns, or a head comes
         without `y`, or with a `y` that isn't a column of its output.
+
+    Warns
+    -----
+    UserWarning
+        At fit, if an int or a float keeps so few directions that the head can give a
+        class of the rows to no embedding at all.
 
     See Also
     --------
@@ -151,7 +160,7 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             Non-negative weights; a weight of two is the row twice.
         head : callable, default=None
             Affine map from float64 tensors (m, d) of the representation to scores of
-            the classes (m, c), for ``n_components="auto"``.
+            the classes (m, c), for ``n_components="auto"`` and for the warning.
 
         Returns
         -------
@@ -183,18 +192,26 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         s, axes = principal_axes(weighted, rounding, torch.linalg)
         _, directions = svd_flip(None, axes, u_based_decision=False)
 
-        if self.n_components == "auto" and head is not None and codes is not None:
-            size = _sufficient_size(
-                centered,
-                mean,
-                torch.from_numpy(directions),
-                codes,
-                w / w.sum(),
-                head,
-                self.tol,
-            )
-        else:
+        if head is None or codes is None:
             size = self._size_from_spectrum(s)
+        else:
+            seen = _Seen(centered, mean, torch.from_numpy(directions), head)
+            if self.n_components == "auto":
+                size = _sufficient_size(seen, codes, w / w.sum(), self.tol)
+            else:
+                size = self._size_from_spectrum(s)
+            least, lost = seen.least_size(codes[w > 0].unique().numpy(), size)
+            if self.n_components == "auto" and least > size:
+                size = _sufficient_size(seen, codes, w / w.sum(), self.tol, least)
+            elif least > size:
+                warnings.warn(
+                    f"n_components={self.n_components!r} must keep enough directions "
+                    f"for every class of the rows, but with {size} the head can give "
+                    f"no embedding the classes at positions {lost} of its output. Keep "
+                    f"at least {least}, or use 'auto'.",
+                    UserWarning,
+                    stacklevel=2,
+                )
         self.mean_ = mean.numpy().astype(Z.dtype)
         # A copy: a slice would keep all of the basis alive.
         self.components_ = directions[:size].astype(Z.dtype, order="C")
@@ -299,24 +316,64 @@ def _check_codes(y: npt.ArrayLike | None, head: Head, row: npt.NDArray[Any]) -> 
     return _tensor(labels, np.int64)
 
 
+class _Seen:
+    """Rows, the directions, and what the head makes of each direction."""
+
+    def __init__(
+        self, centered: Tensor, mean: Tensor, directions: Tensor, head: Head
+    ) -> None:
+        self.centered, self.directions = centered, directions
+        with torch.no_grad():
+            self.origin = head(mean[None])
+            # (d, c): what each direction adds, since the head is affine.
+            self.effects = head(directions + mean) - self.origin
+
+    def lost_classes(
+        self, classes: npt.NDArray[np.int64], size: int
+    ) -> npt.NDArray[np.int64]:
+        """Return those classes that the head gives to no row of so many coordinates."""
+        effects = self.effects[:size]
+        # A class that some row of the fit is given needs no linear programme.
+        logits = self.centered @ (self.directions[:size].T @ effects) + self.origin
+        classes = np.setdiff1d(classes, logits.argmax(dim=1).unique().numpy())
+        reached = argmaxable_among(classes, effects.T.numpy(), self.origin[0].numpy())
+        return classes[~reached]
+
+    def least_size(
+        self, classes: npt.NDArray[np.int64], size: int
+    ) -> tuple[int, list[int]]:
+        """Return the least size from `size` on that loses no class, and those lost.
+
+        Of the classes that all directions can reach: the others were lost before.
+        """
+        high = len(self.directions)
+        lost = self.lost_classes(classes, size)
+        if len(lost):
+            lost = np.setdiff1d(lost, self.lost_classes(lost, high))
+        if not len(lost):
+            return size, []
+        low = size + 1
+        while low < high:  # What few directions reach more do, too.
+            middle = (low + high) // 2
+            if len(self.lost_classes(lost, middle)):
+                low = middle + 1
+            else:
+                high = middle
+        return low, lost.tolist()
+
+
 def _sufficient_size(
-    centered: Tensor,
-    mean: Tensor,
-    directions: Tensor,
-    codes: Tensor,
-    weight: Tensor,
-    head: Head,
-    tol: float,
+    seen: _Seen, codes: Tensor, weight: Tensor, tol: float, least: int = 1
 ) -> int:
     """Return the fewest directions that lose at most `tol` of the head's accuracy.
+
+    From `least` on.
 
     The head is affine, so that each direction adds a rank-one term to the logits: all
     sizes up to the answer cost one pass, where reconstructing each would cost as many.
     """
-    rows = centered.T
-    origin = head(mean[None])
-    effects = head(directions + mean) - origin  # (d, c): what each direction adds
-    offset = origin.T.expand(-1, len(centered))
+    directions, effects, rows = seen.directions, seen.effects, seen.centered.T
+    offset = seen.origin.T.expand(-1, rows.shape[1])
     right = codes[None]
     full = offset + (effects.T @ directions) @ rows
     own = full.gather(0, right)[0]
@@ -342,6 +399,6 @@ def _sufficient_size(
         for size, coordinate in enumerate(coordinates, start=start + 1):
             logits.addr_(effects[size - 1], coordinate)
             # The slack absorbs the rounding of the weighted means.
-            if loss(logits) <= tol + 1e-12:
+            if size >= least and loss(logits) <= tol + 1e-12:
                 return size
     return len(directions)

@@ -252,6 +252,8 @@ def test_embed_from_any_layer_by_name(make, images):
         clf.embed(X, layer="blocks.99")
 
 
+# One is too few for the classes, which a warning says.
+@pytest.mark.filterwarnings("ignore:n_components=:UserWarning")
 @each
 def test_components_within_the_width(make, images):
     X, y = images

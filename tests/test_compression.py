@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sksoftrank import RankCompressor
+from sksoftrank.theory import argmaxable
 
 relaxed = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
@@ -198,12 +199,25 @@ def margins_of(X, y, head):
     return own - scores.max(axis=1)
 
 
+def reached(X, mean, kept, head):
+    """Return the classes that rows, or else any embedding of directions, are given."""
+    rows = mean + (X - mean) @ kept.T @ kept
+    scores = head(torch.from_numpy(np.vstack([rows, mean, mean + kept]))).numpy()
+    offset, effects = scores[len(X)], scores[len(X) + 1 :] - scores[len(X)]
+    on_rows = np.unique(scores[: len(X)].argmax(axis=1))
+    return {*on_rows, *np.flatnonzero(argmaxable(effects.T, offset))}
+
+
 def brute_force(X, y, weight, head, tol):
-    """Return the fewest directions whose reconstruction is expected to do as well."""
+    """Return the fewest directions whose reconstruction is expected to do as well.
+
+    And which lose no class of the rows that all directions reach.
+    """
     mean = np.average(X, axis=0, weights=weight)
     centred = X - mean
     directions = np.linalg.svd(np.sqrt(weight)[:, None] * centred)[2]
     full = margins_of(X, y, head)
+    needed = {*y} & reached(X, mean, directions, head)
 
     for size in range(1, X.shape[1] + 1):
         kept = directions[:size]
@@ -214,7 +228,7 @@ def brute_force(X, y, weight, head, tol):
             np.average(on_rows, weights=weight),
             np.average(of_margins, weights=weight) / 8,
         )
-        if loss <= tol + 1e-12:
+        if loss <= tol + 1e-12 and needed <= reached(X, mean, kept, head):
             return size
     return X.shape[1]
 
@@ -299,7 +313,8 @@ def test_auto_keeps_more_for_a_smaller_tolerance(seed, n, d, c):
     tols = [0.0, 0.005, 0.05, 0.3, 0.999]
     sizes = [RankCompressor(tol=t).fit(X, y, head=head).n_components_ for t in tols]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] == 1
+    if c == 2:  # More may lie between each other along one direction.
+        assert sizes[-1] == 1
 
 
 @relaxed
@@ -338,20 +353,20 @@ def test_auto_drops_what_the_head_does_not_read():
 
     y = head(torch.from_numpy(X)).argmax(dim=1).numpy()
     assert RankCompressor().fit(X, y, head=head).n_components_ == 3
-    assert RankCompressor(tol=0.9).fit(X, y, head=head).n_components_ == 1
+    # Along one direction a class lies between the two others.
+    assert RankCompressor(tol=0.9).fit(X, y, head=head).n_components_ == 2
     # Without a head the variance alone decides: the first direction holds 98 %.
     assert RankCompressor().fit(X, y).n_components_ == 2
 
 
 def test_auto_weighs_the_rows_that_it_may_get_wrong():
     # The second direction matters to the last four rows alone.
-    X = np.array([[10.0, 0.0], [-10.0, 0.0]] * 2 + [[0.0, 1.0]] * 4)
-    y = np.array([0, 1] * 2 + [2] * 4)
-    scores = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 3.0]], dtype=torch.float64)
-    bias = torch.tensor([0.0, 0.0, -2.0], dtype=torch.float64)
+    X = np.array([[10.0, 0.0], [-10.0, 0.0]] * 2 + [[-1.0, 1.0], [1.0, -1.0]] * 2)
+    y = np.array([0, 1] * 4)
+    scores = torch.tensor([[1.0, 0.0], [3.0, 0.0]], dtype=torch.float64)
 
     def head(z):
-        return z @ scores + bias
+        return z @ scores
 
     light = np.repeat([1.0, 1e-3], 4)
     fitted = [RankCompressor().fit(X, y, w, head=head) for w in (None, light)]
@@ -365,6 +380,66 @@ def test_auto_with_a_head_in_single_precision_rows():
     expected = brute_force(X.astype(np.float64), y, np.ones(40), head, 0.0)
     assert ours.n_components_ == expected
     assert ours.components_.dtype == np.float32
+
+
+def classes_on_a_line(n_small=4):
+    """Return rows of three classes of which the large direction tells two alone.
+
+    The third leads only along the second direction, and only by its own few rows.
+    """
+    X = np.array([[9.0, 0.0, 0.0], [-9.0, 0.0, 0.0]] * 200)
+    X = np.vstack([X, [[0.0, 2.0, 0.0]] * n_small, [[0.0, 0.0, 0.1], [0.0, 0.0, -0.1]]])
+    y = np.r_[[0, 1] * 200, [2] * n_small, 0, 1]
+    scores = torch.tensor([[1.0, -1.0, 0.0], [0.0, 0.0, 2.0], [0.0] * 3]).double()
+    bias = torch.tensor([0.0, 0.0, -1.0]).double()
+    return X, y, lambda z: z @ scores + bias
+
+
+def test_auto_keeps_what_a_rare_class_needs():
+    X, y, head = classes_on_a_line(n_small=1)
+    for tol in (0.01, 0.99):  # The one row may be lost; its class may not.
+        ours = RankCompressor(tol=tol).fit(X, y, head=head)
+        assert ours.n_components_ == 2
+        kept = ours.inverse_transform(ours.transform(X))
+        assert head(torch.from_numpy(kept)).argmax(dim=1).unique().tolist() == [0, 1, 2]
+
+
+def test_auto_keeps_nothing_for_a_class_that_the_rows_lack():
+    X, y, head = classes_on_a_line()
+    for labels, weight in ((np.where(y == 2, 0, y), None), (y, y != 2)):
+        ours = RankCompressor(tol=0.9).fit(X, labels, weight, head=head)
+        assert ours.n_components_ == 1
+
+
+def test_auto_keeps_nothing_for_a_class_that_the_head_cannot_reach():
+    X, y, _ = classes_on_a_line()
+    scores = torch.tensor([[1.0, -1.0, 0.0]] + [[0.0] * 3] * 2).double()
+    ours = RankCompressor(tol=0.9).fit(X, y, head=lambda z: z @ scores)
+    assert ours.n_components_ == 1
+
+
+@pytest.mark.parametrize("n_components", [1, 0.5])
+def test_too_few_components_for_a_class_warn(n_components):
+    X, y, head = classes_on_a_line()
+    match = (
+        rf"n_components={n_components} must keep .* but with 1 the head can give no "
+        r"embedding the classes at positions \[2\] of its output. Keep at least 2"
+    )
+    with pytest.warns(UserWarning, match=match):
+        ours = RankCompressor(n_components).fit(X, y, head=head)
+    assert ours.n_components_ == 1
+    # Nothing to say of enough, of other rows, or without a head.
+    RankCompressor(2).fit(X, y, head=head)
+    RankCompressor(n_components).fit(X[y < 2], y[y < 2], head=head)
+    RankCompressor(n_components).fit(X, y)
+
+
+def test_a_class_of_no_row_but_within_reach_is_not_lost():
+    # Its rows are all taken for others, but farther out it would be the largest.
+    X, y, _ = classes_on_a_line()
+    scores = torch.tensor([[1.0, -1.0, 2.0], [0.0] * 3, [0.0] * 3]).double()
+    bias = torch.tensor([0.0, 0.0, -50.0]).double()
+    RankCompressor(1).fit(X, y, head=lambda z: z @ scores + bias)
 
 
 def test_head_matters_to_auto_alone():

@@ -238,6 +238,8 @@ def test_auto_size_is_the_smallest_expected_to_keep_accuracy(digits, temperature
     assert all(loss(smaller) > 0.01 for smaller in range(1, size))
 
 
+# So few can be too few for ten classes, which a warning says.
+@pytest.mark.filterwarnings("ignore:n_components=:UserWarning")
 @pytest.mark.parametrize(
     ("n_components", "columns"),
     [(1, 1), (24, 24), (None, 24), (0.5, None), ("auto", None)],

@@ -199,6 +199,8 @@ def test_basis_and_size_are_of_held_out_rows_too(digits):
     assert clf.compress(X, y).n_components_ == size
 
 
+# So few can be too few for ten classes, which a warning says.
+@pytest.mark.filterwarnings("ignore:n_components=:UserWarning")
 @pytest.mark.parametrize(
     ("n_components", "columns"),
     [(1, 1), (5, 5), (None, 8), (0.5, None), ("auto", None)],
@@ -212,6 +214,16 @@ def test_n_components(digits, n_components, columns):
     assert clf.get_feature_names_out().tolist() == [
         f"softrankmlpclassifier{i}" for i in range(clf.n_components_)
     ]
+
+
+def test_too_few_components_for_the_classes_warn(digits):
+    X, _, y, _ = digits
+    clf = make(n_components="auto").fit(X, y)
+    match = r"n_components=1 must keep .* with 1 .* positions \[.+\].* Keep at least \d"
+    with pytest.warns(UserWarning, match=match):
+        clf.compress(X, y, n_components=1)
+    # "auto" does not, whatever it may lose.
+    assert clf.compress(X, y, compression_tol=0.9).n_components_ > 1
 
 
 def test_compress_changes_the_size_and_nothing_else(digits):
