@@ -88,20 +88,17 @@ def give_scores(monkeypatch, scores):
 
 def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
     X, y = data
-    monkeypatch.setattr(_choice, "FEW_ROWS", 200)
     calls = spy(monkeypatch)
-    give_scores(monkeypatch, [(0.6, -0.5), (0.7, -0.6), (0.9, -0.6), (0.9, -0.7)])
+    give_scores(monkeypatch, [(0.7, -0.6), (0.9, -0.6), (0.9, -0.7)])
     clf = make().fit(X, y)
-    *trials, (last,) = calls
-    assert [len(nets) for nets in trials] == [2, 1, 1]
-    trials = [trial for nets in trials for trial in nets]
+    trials, (last,) = calls
     assert [(dropout, n) for _, dropout, n in trials] == [
         (strength.dropout, 192) for strength in STRENGTHS
     ]
-    shortest, *_, longest = (n_epochs for n_epochs, _, _ in trials)
+    shortest, _, longest = (n_epochs for n_epochs, _, _ in trials)
     assert longest > 6 * shortest
     # Of two as accurate the one with the lower loss.
-    n_epochs, batch_size = clf._lengths(240, STRENGTHS[2])
+    n_epochs, batch_size = clf._lengths(240, STRENGTHS[1])
     assert last == (n_epochs, 0.2, 240)
     assert clf.auto_params_ == {
         "max_epochs": n_epochs,
@@ -119,20 +116,14 @@ def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
     assert plain.logit_scale_ == 1.0
 
 
-def test_where_the_strongest_is_best_nothing_longer_is_tried(data, monkeypatch):
-    calls = spy(monkeypatch)
-    give_scores(monkeypatch, [(0.7, -0.5), (0.7, -0.6)])
+@pytest.mark.parametrize("best", range(len(STRENGTHS)))
+def test_each_strength_can_be_the_best(data, monkeypatch, best):
+    scores = [(0.6, -0.5)] * len(STRENGTHS)
+    scores[best] = (0.7, -0.9)
+    give_scores(monkeypatch, scores)
     clf = make().fit(*data)
-    assert [len(nets) for nets in calls] == [2, 1]
-    assert clf.auto_params_["dropout"] == STRENGTHS[0].dropout
-
-
-def test_the_longest_is_for_many_rows(data, monkeypatch):
-    calls = spy(monkeypatch)
-    give_scores(monkeypatch, [(0.6, -0.5), (0.7, -0.5), (0.8, -0.5)])
-    clf = make().fit(*data)
-    assert [len(nets) for nets in calls] == [2, 1, 1]
-    assert clf.auto_params_["max_epochs"] == clf._lengths(240, STRENGTHS[2])[0]
+    assert clf.auto_params_["dropout"] == STRENGTHS[best].dropout
+    assert clf.auto_params_["max_epochs"] == clf._lengths(240, STRENGTHS[best])[0]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +153,7 @@ def test_of_few_rows_more_folds_are_held_out(data, monkeypatch, n_rows, n_folds)
 
     monkeypatch.setattr(_choice, "score_logits", score)
     make().fit(X[:n_rows], y[:n_rows])
-    assert len(calls[0]) == max(2 * n_folds, 1)
+    assert len(calls[0]) == max(3 * n_folds, 1)
     assert set(scored) == ({n_rows // 5 * n_folds} if n_folds else set())
 
 
@@ -320,7 +311,7 @@ def test_a_choice_heeds_weights_of_classes(data, monkeypatch):
 
     monkeypatch.setattr(_choice, "score_logits", score)
     make(class_weight={0: 1, 1: 3}).fit(*data)
-    assert [b / a for a, b in weights] == pytest.approx([3, 3])
+    assert [b / a for a, b in weights] == pytest.approx([3, 3, 3])
 
 
 def test_a_class_of_one_row_is_no_hindrance(data):

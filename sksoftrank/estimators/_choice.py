@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from sksoftrank.estimators._recipe import FEW_ROWS, MODERATE, STRENGTHS, Strength
+from sksoftrank.estimators._recipe import MODERATE, STRENGTHS
 from sksoftrank.estimators._training_data import Codes, FloatArray, split_folds
 from sksoftrank.training import InMemoryDataset, SoftRankNet
 
@@ -23,11 +23,10 @@ N_FOLDS, MAX_PARTS = 5, 3
 
 
 class Choice:
-    """Trains for longer and regularises less, as long as it pays on rows held out.
+    """Trains with each of `STRENGTHS`, and takes the best on rows held out.
 
-    The first trials are the two strongest; each time the last one is the best, the
-    next in `STRENGTHS` is tried, the last of them on more than `FEW_ROWS` alone: on
-    fewer it takes half as long again, for a tenth of a point.
+    All of them: to go on to a longer training only where a little longer pays stopped
+    short on tables whose gain comes late.
 
     Parameters
     ----------
@@ -42,7 +41,7 @@ class Choice:
     Attributes
     ----------
     trials : list of pairs
-        Nets to train next, each with its rows; empty when the choice is made.
+        Nets to train, each with its rows; empty when the choice is made.
     strength : Strength
         The best so far, by accuracy, and between equals by log loss.
     logit_scale : float
@@ -53,33 +52,27 @@ class Choice:
         self, build: Callable[..., SoftRankNet], dataset: InMemoryDataset, seed: int
     ) -> None:
         n_parts = math.ceil(N_FOLDS * HELD_OUT_ROWS / len(dataset))
-        self._build = build
         self._parts = split_folds(dataset, N_FOLDS, seed)[: min(n_parts, MAX_PARTS)]
-        self._strengths = STRENGTHS if len(dataset) > FEW_ROWS else STRENGTHS[:-1]
-        self._best: tuple[float, float] | None = None
         self.strength, self.logit_scale = MODERATE, 1.0
-        self._try(self._strengths[:2])
+        self.trials = [
+            (build(train, strength=strength), train)
+            for strength in STRENGTHS
+            for train, _ in self._parts
+        ]
 
     @property
     def found(self) -> dict[str, Any]:
         """What to build a net with."""
         return {"strength": self.strength}
 
-    def _try(self, strengths: Sequence[Strength]) -> None:
-        self._tried = strengths
-        self.trials = [
-            (self._build(train, strength=strength), train)
-            for strength in strengths
-            for train, _ in self._parts
-        ]
-
     def take(self, errors: Sequence[Exception | None]) -> None:
-        """Score the trials, trained, and say what to try next.
+        """Score the trials, trained.
 
         A strength with a trial that ended with an error is none.
         """
+        best: tuple[float, float] | None = None
         nets = iter(zip(self.trials, errors, strict=True))
-        for strength in self._tried:
+        for strength in STRENGTHS:
             own = list(islice(nets, len(self._parts)))
             if any(error is not None for _, error in own):
                 continue
@@ -87,12 +80,10 @@ class Choice:
             found = [predict_held_out(net, valid) for ((net, _), _), (_, valid) in told]
             predicted = [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
             score = score_logits(*predicted)
-            if self._best is None or score > self._best:
-                self._best, self.strength = score, strength
+            if best is None or score > best:
+                best, self.strength = score, strength
                 self.logit_scale = fit_logit_scale(*predicted)
-        last = self._tried[-1]
-        ahead = self._strengths[self._strengths.index(last) + 1 :]
-        self._try(ahead[:1] if self.strength == last else ())
+        self.trials = []
 
 
 def predict_held_out(
