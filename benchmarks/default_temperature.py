@@ -1,4 +1,4 @@
-"""What the default temperature of 30 changes against 1, also under shift.
+"""What the default temperature of 10 changes against 1 and others, also under shift.
 
 The recipe at a fixed strength (dropout .2), at one learning rate for all temperatures,
 is fitted on the source of each protocol of `_protocols.py`; accuracy is of the source's
@@ -19,7 +19,6 @@ from _protocols import PROTOCOLS
 from sksoftrank.rank import variance_rank
 
 TEMPERATURES = (1.0, 3.0, 10.0, 30.0, 100.0)
-DEFAULT = 30.0
 MEASURES = ("id", "ood", "n_components", "variance_rank")
 NAMES = [name for name, protocol in PROTOCOLS.items() if protocol.image_shape is None]
 

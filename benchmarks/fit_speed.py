@@ -128,7 +128,7 @@ class Scale(nn.Module):
         return x * self.weight
 
 
-RATE, BETAS, DECAY, SMOOTHING, HOT, DROPOUT = 0.01, (0.9, 0.95), 0.1, 0.1, 30.0, 0.2
+RATE, BETAS, DECAY, SMOOTHING, HOT, DROPOUT = 0.01, (0.9, 0.95), 0.1, 0.1, 10.0, 0.2
 
 
 def recipe_network(n_features, n_classes, hidden):

@@ -128,7 +128,7 @@ def test_records_are_what_one_measures_by_hand(sweep, problem, estimator):
 def test_estimator_passed_stays_as_it_was(sweep, estimator):
     with pytest.raises(NotFittedError):
         check_is_fitted(estimator)
-    assert (estimator.temperature, estimator.random_state) == (30.0, None)
+    assert (estimator.temperature, estimator.random_state) == (10.0, None)
 
 
 def test_same_sweep_twice(sweep, problem, estimator):

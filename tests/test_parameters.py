@@ -27,7 +27,7 @@ RECIPE = {
     "batch_size": "auto",
 }
 CLASSES = {
-    SoftRankMLPClassifier: {"temperature": 30.0, **RECIPE},
+    SoftRankMLPClassifier: {"temperature": 10.0, **RECIPE},
     SoftRankCNNClassifier: {**RECIPE, "max_epochs": 35, "batch_size": 64},
     SoftRankTransformerClassifier: {**RECIPE, "lr_schedule": "warmup_cosine"},
     SoftRankClassifier: {},

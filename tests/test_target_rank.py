@@ -170,7 +170,7 @@ def test_a_grid_of_target_ranks_is_scikit_learns():
 
 @pytest.mark.parametrize("temperature", [2.0, LinearTemperature(1.0, 5.0)])
 def test_a_temperature_beside_it_is_refused(temperature):
-    with pytest.raises(ValueError, match=r"temperature must stay 30\.0 where target_r"):
+    with pytest.raises(ValueError, match=r"temperature must stay 10\.0 where target_r"):
         network(target_rank=5, temperature=temperature).fit(X, y)
 
 

@@ -118,7 +118,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         "init_scale": [Interval(Real, 0, None, closed="neither")],
     }
 
-    _shared_defaults: ClassVar[SharedParameters] = {**RECIPE, "temperature": 30.0}
+    _shared_defaults: ClassVar[SharedParameters] = {**RECIPE, "temperature": 10.0}
 
     def __init__(
         self,
