@@ -256,6 +256,24 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         self.classes_ = known
         return dataset
 
+    @property
+    def loss_curve_(self) -> list[float]:
+        """Mean training loss of each epoch."""
+        return [record["train_loss"] for record in self.history_]
+
+    @property
+    def validation_scores_(self) -> list[float] | None:
+        """Accuracy of each epoch on the rows held out for early stopping, or None."""
+        if not self.history_ or "valid_acc" not in self.history_[0]:
+            return None
+        return [record["valid_acc"] for record in self.history_]
+
+    @property
+    def best_validation_score_(self) -> float | None:
+        """The best of `validation_scores_`, or None."""
+        scores = self.validation_scores_
+        return None if scores is None else max(scores)
+
     def _chooses_strength(self, dataset: InMemoryDataset) -> bool:
         """Whether rows held out tell how long to train, and with how much dropout."""
         return (

@@ -199,6 +199,12 @@ module_ : torch.nn.Module
     The trained network.
 history_ : list of dict
     One dictionary an epoch: losses, accuracy, temperature, learning rate.
+loss_curve_ : list of float
+    Mean training loss of each epoch, by `history_`.
+validation_scores_ : list of float or None
+    Accuracy of each epoch on the rows held out for early stopping; None without.
+best_validation_score_ : float or None
+    The best of these.
 compressor_ : RankCompressor
     The basis that `transform` projects on.
 n_components_ : int
