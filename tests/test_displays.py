@@ -1,15 +1,29 @@
 """Displays: a frame, then axes, and matplotlib only when something is drawn."""
 
+import copy
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from sklearn.datasets import make_blobs
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
 
-from sksoftrank import SoftRankMLPClassifier
-from sksoftrank.displays import RankProfileDisplay, TemperatureSweepDisplay
+from sksoftrank import OODSearchCV, SoftRankMLPClassifier
+from sksoftrank.displays import (
+    EmbeddingDisplay,
+    OODReportDisplay,
+    OODSearchDisplay,
+    RankProfileDisplay,
+    SpectrumDisplay,
+    TemperatureSweepDisplay,
+    TrainingDisplay,
+)
 from sksoftrank.inspection import effective_depth, rank_profile, summarize_sweep
+from sksoftrank.ood import ood_report
+from sksoftrank.shifts import GainDrift
 
 MEASURES = [
     "accuracy",
@@ -276,3 +290,143 @@ def test_profile_from_an_estimator(tmp_path):
     for name, values in expected.items():
         np.testing.assert_array_equal(display.frame_[name], values)
     display.figure_.savefig(tmp_path / "profile.png")
+
+
+# -- One network, and what a search found ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, y = make_blobs(120, 5, centers=3, cluster_std=2.0, random_state=0)
+    clf = SoftRankMLPClassifier(
+        (16, 8), max_epochs=6, dropout=0.0, early_stopping=True, random_state=0
+    )
+    return clf.fit(X, y), X, y
+
+
+def test_training_is_drawn_as_it_went(fitted):
+    clf, _, _ = fitted
+    pipeline = make_pipeline(clf)
+    display = TrainingDisplay.from_estimator(pipeline, title="Training")
+    np.testing.assert_array_equal(display.frame_["train_loss"], clf.loss_curve_)
+    np.testing.assert_array_equal(display.frame_["valid_acc"], clf.validation_scores_)
+    loss, accuracy = display.axes_
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), clf.loss_curve_)
+    assert 100 * clf.best_validation_score_ in accuracy.lines[0].get_ydata()
+    assert display.figure_.get_suptitle() == "Training"
+    records = [{k: v for k, v in r.items() if "valid" not in k} for r in clf.history_]
+    assert len(TrainingDisplay(records).plot().axes_) == 1
+    with pytest.raises(ValueError, match="at least one epoch"):
+        TrainingDisplay([])
+    with pytest.raises(NotFittedError):
+        TrainingDisplay.from_estimator(SoftRankMLPClassifier())
+
+
+def test_a_spectrum_is_relative_and_marks_what_is_kept(fitted):
+    clf, _, _ = fitted
+    display = SpectrumDisplay([4.0, 2.0, 0.0], rank=2, n_components=1)
+    np.testing.assert_allclose(display.frame_["relative"], [1.0, 0.5, 0.0])
+    np.testing.assert_allclose(display.frame_["share"], [0.8, 1.0, 1.0])
+    curve, ring, line = display.plot().ax_.lines
+    np.testing.assert_array_equal(curve.get_xdata(), [1, 2])
+    assert (ring.get_xdata(), ring.get_ydata()) == ([1], [1.0])
+    assert set(line.get_ydata()) == {0.01}
+    first = SpectrumDisplay.from_estimator(clf, name="one")
+    second = SpectrumDisplay.from_estimator(clf, ax=first.ax_, curve=1)
+    labels = [text.get_text() for text in second.ax_.get_legend().texts]
+    assert [label.partition(":")[0] for label in labels] == ["one", "T = 10"]
+    assert first.figure_ is second.figure_
+    flat = SpectrumDisplay([0.0, 0.0], rank=0, n_components=1).plot()
+    assert flat.frame_["share"].tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match=r"must be a vector, got .* shape \(2, 2\)"):
+        SpectrumDisplay(np.eye(2), 1, 1)
+
+
+def test_an_embedding_marks_what_is_shifted(fitted):
+    clf, X, y = fitted
+    wide = copy.deepcopy(clf).compress(X, n_components=3)
+    display = EmbeddingDisplay.from_estimator(
+        wide, X, y, X_shifted=X[:30] + 5, y_shifted=y[:30]
+    )
+    frame = display.frame_
+    Z = wide.transform(np.vstack([X, X[:30] + 5]))
+    np.testing.assert_array_equal(np.c_[frame["x"], frame["y"]], Z[:, :2])
+    assert frame["is_shifted"].sum() == 30
+    np.testing.assert_array_equal(frame["label"], np.r_[y, y[:30]])
+    drawn = sum(len(points.get_offsets()) for points in display.ax_.collections)
+    assert drawn == 150
+    names = [text.get_text() for text in display.ax_.get_legend().texts]
+    assert names == ["0", "1", "2", "hollow: shifted"]
+    assert "label" not in EmbeddingDisplay.from_estimator(wide, X).frame_
+    with pytest.raises(ValueError, match="y_shifted must hold a label"):
+        EmbeddingDisplay.from_estimator(wide, X, y, X_shifted=X)
+    narrow = copy.deepcopy(clf).compress(X, n_components=None)
+    narrow.compressor_.components_ = narrow.compressor_.components_[:1]
+    with pytest.raises(ValueError, match=r"two directions or more, got 1"):
+        EmbeddingDisplay.from_estimator(narrow, X)
+    with pytest.raises(ValueError, match=r"label must have one entry a row, 2"):
+        EmbeddingDisplay(np.zeros((2, 2)), [1])
+    with pytest.raises(ValueError, match=r"points must be of shape \(n, 2\)"):
+        EmbeddingDisplay(np.zeros((2, 3)))
+
+
+RESULTS = {
+    "trial": np.arange(5),
+    "mean_test_id": np.array([0.9, 0.8, 0.7, 0.8, np.nan]),
+    "mean_test_ood": np.array([0.5, 0.7, 0.6, 0.7, np.nan]),
+    "is_baseline": np.array([True, False, False, False, False]),
+    "stage": np.array([2, 2, 1, 1, 1]),
+}
+
+
+def test_a_search_shows_its_front_and_its_choice():
+    display = OODSearchDisplay.from_results(RESULTS, best_index=1)
+    frame = display.frame_
+    assert frame["trial"].tolist() == [0, 1, 2, 3]  # The last one has no scores.
+    # Equals are both on the front: neither is worse.
+    assert frame["is_pareto"].tolist() == [True, True, False, True]
+    assert frame["is_choice"].tolist() == [False, True, False, False]
+    names = [text.get_text() for text in display.ax_.get_legend().texts]
+    assert names == ["Pareto front", "configurations", "baselines", "the choice"]
+    front = display.ax_.lines[0]
+    np.testing.assert_allclose(front.get_xdata(), [80, 80, 90])
+    failed = {**RESULTS, "mean_test_ood": np.full(5, np.nan)}
+    with pytest.raises(ValueError, match="at least one configuration with scores"):
+        OODSearchDisplay(failed)
+    with pytest.raises(ValueError, match=r"got none of the name 'stage'"):
+        OODSearchDisplay({k: v for k, v in RESULTS.items() if k != "stage"})
+
+
+def test_a_fitted_search_has_what_its_display_asks_for(fitted):
+    _, X, y = fitted
+    search = OODSearchCV(
+        SoftRankMLPClassifier((8,), max_epochs=2, dropout=0.0, random_state=0),
+        n_trials=8,
+        cv=2,
+        shifts=[GainDrift(3)],
+        random_state=0,
+    ).fit(X, y)
+    frame = OODSearchDisplay.from_estimator(search).frame_
+    assert frame["trial"][frame["is_choice"]].tolist() == [search.best_index_]
+    assert frame["is_finalist"].sum() >= 2
+
+
+def test_a_report_is_drawn_with_its_intervals(fitted):
+    clf, X, y = fitted
+    display = OODReportDisplay.from_estimator(
+        clf, X, y, {"far": (X + 1, y), "drift": GainDrift()}, severities=[1, 5]
+    )
+    frame = display.frame_
+    assert frame["domain"].tolist() == ["in-distribution", "far", "drift", "drift"]
+    np.testing.assert_array_equal(frame["severity"], [0, np.nan, 1, 5])
+    assert (frame["low"] <= frame["accuracy"]).all()
+    assert (frame["accuracy"] <= frame["high"]).all()
+    labels = [tick.get_text() for tick in display.ax_.get_yticklabels()]
+    assert labels == ["in-distribution", "far", "drift, 1", "drift, 5"]
+    records = ood_report(clf, X, y, {"far": (X, y)})
+    loss = OODReportDisplay.from_results(records, measure="log_loss")
+    assert loss.ax_.get_xlabel() == "log loss"
+    with pytest.raises(ValueError, match=r"measure must be one that .* got 'auc'"):
+        OODReportDisplay(records, "auc")
+    with pytest.raises(ValueError, match="records must hold at least one domain"):
+        OODReportDisplay([])

@@ -1,4 +1,4 @@
-"""Plots: a frame first, then axes. matplotlib is imported when something is drawn."""
+"""What a temperature, and each layer, does to ranks and accuracies."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RankProfileDisplay", "TemperatureSweepDisplay"]
-
-# Okabe and Ito's colours, told apart by most colour-blind readers.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-_PURPLE, _SKY = "#CC79A7", "#56B4E9"
+from sksoftrank.displays._style import (
+    BLUE,
+    CURVES,
+    GREEN,
+    GREY,
+    ORANGE,
+    finish,
+    make_axes,
+)
 
 
 class TemperatureSweepDisplay:
@@ -45,14 +49,14 @@ class TemperatureSweepDisplay:
     """
 
     _ACCURACY = (
-        ("accuracy", "in distribution", _BLUE, "o-"),
-        ("shifted_accuracy", "shifted", _ORANGE, "s-"),
-        ("knn_accuracy", "5 neighbours on transform", _GREEN, "^--"),
+        ("accuracy", "in distribution", BLUE, "o-"),
+        ("shifted_accuracy", "shifted", ORANGE, "s-"),
+        ("knn_accuracy", "5 neighbours on transform", GREEN, "^--"),
     )
     _RANK = (
-        ("variance_rank", "directions for 99 % of variance", _BLUE, "o-"),
-        ("effective_rank", "effective rank", _GREY, "d--"),
-        ("n_components", "columns of transform", _ORANGE, "s-"),
+        ("variance_rank", "directions for 99 % of variance", BLUE, "o-"),
+        ("effective_rank", "effective rank", GREY, "d--"),
+        ("n_components", "columns of transform", ORANGE, "s-"),
     )
 
     def __init__(self, rows: Sequence[Mapping[str, float]]) -> None:
@@ -80,12 +84,7 @@ class TemperatureSweepDisplay:
         TemperatureSweepDisplay
             Itself.
         """
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(10, 4), layout="constrained")
-            ax = figure.subplots(1, 2)
-        self.axes_ = tuple(ax)
+        self.axes_ = make_axes(ax, 2)
         self.figure_ = self.axes_[0].figure
         accuracy, rank = self.axes_
         self._draw(accuracy, self._ACCURACY, scale=100.0)
@@ -109,9 +108,7 @@ class TemperatureSweepDisplay:
         axes.set_xscale("log")
         axes.set_xticks(temperature, [f"{value:g}" for value in temperature])
         axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize="small")
-        axes.spines[["top", "right"]].set_visible(False)
+        finish(axes)
 
 
 class RankProfileDisplay:
@@ -143,15 +140,6 @@ class RankProfileDisplay:
     >>> display.frame_["width"]
     array([16,  8,  3])
     """
-
-    # Of domains and other labels, told apart in grey too.
-    _STYLES = tuple(
-        zip(
-            (_ORANGE, _GREEN, _PURPLE, _SKY, _GREY),
-            ("s-", "^--", "d-.", "v:", "P-"),
-            strict=True,
-        )
-    )
 
     def __init__(self, profile: Sequence[Mapping[str, Any]]) -> None:
         if not profile:
@@ -272,12 +260,7 @@ class RankProfileDisplay:
         """
         frame = self.frame_
         places = np.arange(len(frame["layer"]))
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            figure = Figure(figsize=(max(10, len(places)), 5), layout="constrained")
-            ax = figure.subplots(1, 2)
-        self.axes_ = tuple(ax)
+        self.axes_ = make_axes(ax, 2, size=(max(10, len(places)), 5))
         self.figure_ = self.axes_[0].figure
         rank, accuracy = self.axes_
 
@@ -287,21 +270,21 @@ class RankProfileDisplay:
             axes.plot(places, scale * frame[name], style, label=label, **look)
 
         numerical = [v for name, v in frame.items() if name.startswith("numerical")]
-        look = {"color": _GREY, "alpha": 0.2, "lw": 1, "label": self._band}
+        look = {"color": GREY, "alpha": 0.2, "lw": 1, "label": self._band}
         rank.fill_between(places, numerical[-1], numerical[0], **look)
         draw(rank, "width", "width", "_", color="black", markersize=14)
-        draw(rank, "variance_rank", "99 % of variance", "s-", color=_ORANGE)
-        draw(rank, "effective_rank", "effective rank", "o-", color=_BLUE)
+        draw(rank, "variance_rank", "99 % of variance", "s-", color=ORANGE)
+        draw(rank, "effective_rank", "effective rank", "o-", color=BLUE)
         if np.isfinite(frame["places_effective_rank"]).any():
-            hollow = {"color": _BLUE, "markerfacecolor": "white"}
+            hollow = {"color": BLUE, "markerfacecolor": "white"}
             name = "places_effective_rank"
             draw(rank, name, "effective rank, by places", "o:", **hollow)
         rank.set_ylim(bottom=0)
         rank.set_ylabel("directions")
 
-        draw(accuracy, "probe_accuracy", "probe, in distribution", "o-", color=_BLUE)
+        draw(accuracy, "probe_accuracy", "probe, in distribution", "o-", color=BLUE)
         for index, (name, label) in enumerate(self._curves.items()):
-            color, style = self._STYLES[index % len(self._STYLES)]
+            color, style = CURVES[(index + 1) % len(CURVES)]
             draw(accuracy, name, label, style, color=color)
         own = frame["probe_accuracy"]
         depth = int(np.argmax(own >= 0.99 * own[-1]))
@@ -310,16 +293,7 @@ class RankProfileDisplay:
         accuracy.set_ylabel("accuracy of a linear probe (%)")
         for axes in self.axes_:
             axes.set_xticks(places, frame["layer"], rotation=45, ha="right")
-            axes.grid(alpha=0.3)
-            # Above the axes, off the curves.
-            axes.legend(
-                loc="lower left",
-                bbox_to_anchor=(0.0, 1.0),
-                ncols=2,
-                frameon=False,
-                fontsize="small",
-            )
-            axes.spines[["top", "right"]].set_visible(False)
+            finish(axes)
         if title is not None:
             self.figure_.suptitle(title)
         return self
