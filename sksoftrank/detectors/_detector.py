@@ -116,6 +116,12 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                                     and P on the principal space [10]_, equation 6
     ====================== ======== ================================================
 
+    Which one to take depends on the question. Which rows a network gets wrong under a
+    shift, its logits tell best: over eleven natural shifts no method beat "energy" by
+    more than its interval. That rows are from elsewhere, right or wrong, features tell
+    far better: "mahalanobis", "residual" and "vim" (an area of 0.84 under the curve
+    against 0.64, ``benchmarks/shift_detection.py``).
+
     For the package's classifiers ``l`` are the network's logits, ``T`` is
     ``temperature_``, and ``z`` comes from `embed`. An ensemble's ``p`` are its mean
     probabilities, its ``l`` the mean logits of the members. For others ``l`` is
