@@ -119,7 +119,7 @@ GIVEN = [
     "With 10,000 images of CIFAR-10",
     "In one search of 72 trials",
     "trains three networks on the rest",
-    "twice as long with less, and for eight times",
+    "twice as long with less, and for eight times as long (of few rows, four)",
     "by five trainings on the way",
     "of 128-128 at temperature 1",
     "more than half a point to their baseline",

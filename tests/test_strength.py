@@ -19,6 +19,7 @@ from sksoftrank.estimators import _choice
 from sksoftrank.estimators._choice import fit_logit_scale, score_logits
 from sksoftrank.estimators._recipe import (
     STRENGTHS,
+    STRENGTHS_OF_FEW,
     choose_batch_size,
 )
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
@@ -114,6 +115,17 @@ def test_the_best_on_rows_held_out_is_trained_on_all(data, monkeypatch):
         atol=1e-6,  # A sum near zero has the rounding of its terms, which are near one.
     )
     assert plain.logit_scale_ == 1.0
+
+
+def test_few_rows_are_not_trained_on_for_as_long(data, monkeypatch):
+    X, y = data
+    calls = spy(monkeypatch)
+    make().fit(X[:100], y[:100])  # Two folds, of forty rows in all.
+    assert [dropout for _, dropout, _ in calls[0][::2]] == [
+        strength.dropout for strength in STRENGTHS_OF_FEW
+    ]
+    shortest, _, longest = (n_epochs for n_epochs, _, _ in calls[0][::2])
+    assert longest < 5 * shortest
 
 
 @pytest.mark.parametrize("best", range(len(STRENGTHS)))

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from sksoftrank.estimators._recipe import MODERATE, STRENGTHS
+from sksoftrank.estimators._recipe import MODERATE, STRENGTHS, STRENGTHS_OF_FEW
 from sksoftrank.estimators._training_data import Codes, FloatArray, split_folds
 from sksoftrank.training import InMemoryDataset, SoftRankNet
 
@@ -23,7 +23,7 @@ N_FOLDS, MAX_PARTS = 5, 3
 
 
 class Choice:
-    """Trains with each of `STRENGTHS`, and takes the best on rows held out.
+    """Trains with each of some strengths, and takes the best on rows held out.
 
     All of them: to go on to a longer training only where a little longer pays stopped
     short on tables whose gain comes late.
@@ -53,10 +53,11 @@ class Choice:
     ) -> None:
         n_parts = math.ceil(N_FOLDS * HELD_OUT_ROWS / len(dataset))
         self._parts = split_folds(dataset, N_FOLDS, seed)[: min(n_parts, MAX_PARTS)]
+        self._strengths = STRENGTHS if n_parts == 1 else STRENGTHS_OF_FEW
         self.strength, self.logit_scale = MODERATE, 1.0
         self.trials = [
             (build(train, strength=strength), train)
-            for strength in STRENGTHS
+            for strength in self._strengths
             for train, _ in self._parts
         ]
 
@@ -72,7 +73,7 @@ class Choice:
         """
         best: tuple[float, float] | None = None
         nets = iter(zip(self.trials, errors, strict=True))
-        for strength in STRENGTHS:
+        for strength in self._strengths:
             own = list(islice(nets, len(self._parts)))
             if any(error is not None for _, error in own):
                 continue

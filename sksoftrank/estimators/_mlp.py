@@ -71,10 +71,10 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     With dropout and max_epochs "auto", `fit` holds out a fifth of the rows, and of less
     than a thousand another fifth in turn, or two, to make two hundred. On the rest it
     trains shortly with a dropout of 0.4, twice as long with 0.2, and eight times as
-    long with 0.1. What is the most accurate on the rows held out, of equals the one of
-    the lowest log loss, is then trained on all rows. The rows held out also give the
-    factor `logit_scale_`, which makes up for smoothed labels in the probabilities.
-    Beside
+    long with 0.1; with less than a thousand rows, four times as long with 0.2. What is
+    the most accurate on the rows held out, of equals the one of the lowest log loss, is
+    then trained on all rows. The rows held out also give the factor `logit_scale_`,
+    which makes up for smoothed labels in the probabilities. Beside
 
     - few rows, up to 49: nothing is held out, and the second of these is the training;
     - `groups` in `fit`: whole groups are held out, and with one group none;
