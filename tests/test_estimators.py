@@ -1028,3 +1028,24 @@ def test_a_weight_is_repetition_for_few_rows_in_small_batches():
             np.repeat(X, times, axis=0)[order], np.repeat(y, times)[order]
         )
         np.testing.assert_array_equal(weights(weighed), weights(repeated))
+
+
+# -- What a notebook shows -------------------------------------------------------------
+
+
+def test_html_says_what_was_learned_and_text_stays_as_it_was():
+    X, y = load_iris(return_X_y=True)
+    weight = np.arange(len(y)) % 3
+    clf = SoftRankMLPClassifier((8,), max_epochs=3, dropout=0.0, random_state=0)
+    assert "right in training" not in clf._repr_html_()
+    text = str(clf)
+    clf.fit(X, y, sample_weight=weight)
+    assert clf.training_accuracy_ == pytest.approx(clf.score(X, y, weight))
+    assert str(clf) == text
+    line = (
+        f"<p>temperature 10 · rank {clf.rank_} of 8 · {clf.n_components_} columns · "
+        f"3 classes · 3 epochs · {100 * clf.training_accuracy_:.1f} % right in "
+        "training</p>"
+    )
+    assert clf._repr_html_().endswith(line)
+    assert make_pipeline(clf)._repr_html_()

@@ -481,7 +481,9 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
     ) -> None:
         """Set the fitted attributes that `transform` needs, from the rows given."""
         X, codes, weight = sample_rows(dataset, seed, n_rows)
-        self._fit_compressor(X, codes, weight, self.n_components, self.compression_tol)
+        self.training_accuracy_ = self._fit_compressor(
+            X, codes, weight, self.n_components, self.compression_tol
+        )
 
     def _fit_compressor(
         self,
@@ -490,7 +492,8 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         weight: FloatArray | None,
         n_components: str | float | None,
         tol: float,
-    ) -> None:
+    ) -> float:
+        """Find the basis from these rows, and return the accuracy on them."""
         # In single precision, like the training: half the time of double.
         Z = self._embed(X.astype(np.float32, copy=False))
         head = self._head()
@@ -498,8 +501,8 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         width = Z.shape[1]
         with torch_defaults(), torch.inference_mode(), threads_for(width * width):
             logits = head(torch.from_numpy(Z.astype(np.float64))).numpy()
-            if codes is None:
-                codes = logits.argmax(axis=1)
+            predicted = logits.argmax(axis=1)
+            codes = predicted if codes is None else codes
             compressor = RankCompressor(n_components, tol=tol)
             compressor.fit(Z, codes, weight, head=head)
         norms = np.linalg.norm(logits, axis=1)
@@ -509,6 +512,7 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         self.singular_values_ = s
         self.rank_ = count_above(s, RANK_TOL)
         self.logit_norm_ = float(np.average(norms, weights=weight))
+        return float(np.average(predicted == codes, weights=weight))
 
     def _head(self) -> Callable[[Tensor], Tensor]:
         """Return the network's head in double precision, on the CPU."""
@@ -590,6 +594,21 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+    def _html_repr(self) -> str:
+        """Return scikit-learn's HTML, with a line of what was learned."""
+        html: str = super()._html_repr()
+        if not hasattr(self, "compressor_"):
+            return html
+        learned = (
+            f"temperature {self.temperature_:.4g}",
+            f"rank {self.rank_} of {self.module_.embedding_width}",
+            f"{self.n_components_} columns",
+            f"{len(self.classes_)} classes",
+            f"{self.n_iter_} epochs",
+            f"{100 * self.training_accuracy_:.1f} % right in training",
+        )
+        return f"{html}<p>{' · '.join(learned)}</p>"
 
     def __getstate__(self) -> dict[str, Any]:
         # Weights as arrays, and what rebuilds the net around them: no optimizer,

@@ -215,7 +215,9 @@ singular_values_ : ndarray of shape (d,)
 rank_ : int
     Singular values above a hundredth of the largest.
 logit_norm_ : float
-    Mean Euclidean norm of the logits of the same rows."""
+    Mean Euclidean norm of the logits of the same rows.
+training_accuracy_ : float
+    Accuracy on the same rows."""
 
 
 class SharedParametersMixin(BaseEstimator):
