@@ -23,6 +23,7 @@ from sksoftrank._sklearn import (
     _check_partial_fit_first_call,
     _check_sample_weight,
     _fit_context,
+    _init_callback_context,
     has_callbacks,
     validate_parameter_constraints,
 )
@@ -134,7 +135,7 @@ class BaseSoftRankClassifier(
         """Train, tell scikit-learn's callbacks, and set the fitted attributes."""
         # How long is known once nothing is left to be found.
         n_epochs = None if training.trials else training.net.max_epochs
-        context = self._init_callback_context(max_subtasks=n_epochs)
+        context = _init_callback_context(self, max_subtasks=n_epochs)
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         call = {"estimator": self, "X": X, "y": y, "metadata": metadata}
         context.call_on_fit_task_begin(**call)
