@@ -53,8 +53,8 @@ _ROUNDING = 1e-12
 _SHARES = (-7.0, 0.0)
 _HALVINGS = 9
 # After a distillation more can be given up: by so much more at a time.
-_DISTILLED_STEP = 2.0
-_DISTILLED_STEPS = 10
+_DISTILLED_STEP = 1.5
+_DISTILLED_STEPS = 12
 _DISTILLATION_RATE = 1e-3
 _BATCH = 64
 # Rows and calls that a latency is measured over.
@@ -405,7 +405,8 @@ def _distill(
         share = first * _DISTILLED_STEP**step
         if share >= 1.0:
             break
-        module = best.module if step == 0 else cut(method, share)
+        with torch.no_grad():
+            module = best.module if step == 0 else cut(method, share)
         module = train_like(module, rows, n_epochs, temperature, rng)
         found = judge(module, method, share)
         if found.loss > tol + 1e-12:
@@ -420,14 +421,15 @@ def train_like(
     n_epochs: int,
     temperature: float,
     rng: np.random.RandomState,
+    rate: float = _DISTILLATION_RATE,
 ) -> ReducedModule:
-    """Return a copy of a network, trained to give the logits of rows."""
+    """Return a copy of a network, trained to give the probabilities of rows."""
     module = copy.deepcopy(module).float().train()
     x, targets = rows.x.float(), (rows.logits / temperature).softmax(dim=1).float()
     weight = (rows.weight * len(x)).float()
     # Once through the rows at least, and no step on one row alone.
     n_batches = max(len(x) // _BATCH, 1)
-    optimizer = torch.optim.Adam(module.parameters(), lr=_DISTILLATION_RATE)
+    optimizer = torch.optim.Adam(module.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, n_epochs * n_batches
     )
@@ -607,7 +609,8 @@ def _set(module: Any, layer: _Affine) -> None:
 def _merge(module: MLP) -> list[_Affine]:
     """Return the linear layers, with what can be merged into them, and the head."""
     layers: list[_Affine] = []
-    weight: Tensor
+    weight: Any
+    bias: Any
     scale: Any = None
     for part in [*module.body, module.output]:
         if isinstance(part, InputScale):
