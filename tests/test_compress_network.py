@@ -226,19 +226,37 @@ def test_a_class_of_one_row_is_kept(mlp, digits):
     assert small.score(X[index], y[index]) > 0.5
 
 
-def test_distillation_brings_the_probabilities_closer(mlp, digits):
+def test_distillation_brings_the_probabilities_closer(mlp, digits, monkeypatch):
     X, X_new, y, _ = digits
-    gaps = []
-    for epochs in (0, 5):
-        # Of a loss that leaves nothing more to give up for distillation.
+    # What a distillation makes up for is not given up.
+    monkeypatch.setattr("sksoftrank.inspection._compress._DISTILLED_STEP", np.inf)
+    gaps, sizes = [], []
+    for epochs in (0, 10):
         small = compress_network(
-            mlp, X, y, tol=0.2, distill_epochs=epochs, random_state=0
+            mlp, X, y, tol=0.1, distill_epochs=epochs, random_state=0
         )
-        gaps.append(
-            np.abs(small.predict_proba(X_new) - mlp.predict_proba(X_new)).mean()
-        )
-        gaps[-1] *= small.compression_report_["n_parameters"][1]
-    assert gaps[1] < gaps[0]
+        sizes.append(small.compression_report_["n_parameters"][1])
+        gap = small.predict_proba(X_new) - mlp.predict_proba(X_new)
+        gaps.append(np.abs(gap).mean())
+    assert sizes[0] == sizes[1]
+    assert gaps[1] < 0.9 * gaps[0]
+
+
+def test_after_a_distillation_more_can_be_cut(mlp, digits):
+    X, _, y, _ = digits
+    sizes = [
+        compress_network(
+            mlp, X, y, tol=0.05, distill_epochs=epochs, random_state=0
+        ).compression_report_["n_parameters"][1]
+        for epochs in (0, 10)
+    ]
+    assert sizes[1] < sizes[0]
+
+
+def test_nothing_is_trained_where_nothing_may_be_lost(mlp, digits):
+    X, X_new, y, _ = digits
+    small = compress_network(mlp, X, y, tol=0.0, distill_epochs=3, random_state=0)
+    assert close(small, mlp, X_new) < 1e-5
 
 
 # -- An estimator like any other -----------------------------------------------------
@@ -332,6 +350,15 @@ def test_a_pipeline_comes_back_as_one(digits):
     assert after < before
     assert type(pipeline[-1].module_) is MLP
     assert small[0] is not pipeline[0]
+
+
+def test_transform_keeps_no_more_columns_than_there_are(digits):
+    X, _, y, _ = digits
+    clf = SoftRankMLPClassifier((64, 64), n_components=60, **QUICK).fit(X, y)
+    small = compress_network(clf, X, y, tol=0.05, random_state=0)
+    width = small.module_.embedding_width
+    assert width < 60
+    assert small.transform(X).shape == (len(X), width)
 
 
 @pytest.mark.parametrize("method", ["energy", "vim"])

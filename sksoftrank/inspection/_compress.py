@@ -54,7 +54,7 @@ _SHARES = (-7.0, 0.0)
 _HALVINGS = 9
 # After a distillation more can be given up: by so much more at a time.
 _DISTILLED_STEP = 1.5
-_DISTILLED_STEPS = 12
+_MOST_SHARE = 1.0
 _DISTILLATION_RATE = 1e-3
 _BATCH = 64
 # Rows and calls that a latency is measured over.
@@ -96,9 +96,12 @@ def compress_network(
     quarter of the rows that nothing was fitted to (see
     :class:`sksoftrank.RankCompressor`).
 
-    Convolutions and transformers are cut by "rank" alone: a convolution to one of fewer
-    channels and one of a single place, a transformer's linear layers and the
-    convolutions that make its tokens alike. The head stays whole.
+    Convolutions and transformers are cut by "rank" alone: a convolution to one from
+    fewer channels to fewer, between two of a single place; a transformer's linear
+    layers, those of its attention among them, to two. There a direction must be worth
+    its weights: by the gradients of the logits, it must make up more of their variance
+    than the share given up, times the part that its weights are of all, half by their
+    number, half by multiply-adds. The head stays whole.
 
     Parameters
     ----------
@@ -119,7 +122,8 @@ def compress_network(
     distill_epochs : int, default=0
         Passes over the rows in which the smaller network is trained to give the whole
         one's probabilities at its temperature (Hinton et al. 2015), by Adam. More is
-        then cut, as long as the promise holds after training.
+        then cut, as long as the promise holds after training. Nothing is trained where
+        `tol` is 0 or nothing can be cut.
     measure_latency : bool, default=False
         Whether to time `predict` of up to 1000 of the rows before and after.
     random_state : int, RandomState instance or None, default=None
@@ -132,12 +136,14 @@ def compress_network(
         train the whole network. Its `module_` is a
         :class:`sksoftrank.modules.ReducedModule` without dropout and augmentation,
         `embed` gives what is left of the last hidden layer, and `transform` has a basis
-        of its own. Its ``compression_report_`` (of a pipeline, its last step's) is a
-        dictionary: ``method``, None where nothing could be cut; ``share`` of the
-        variance given up; ``expected_loss``, the accuracy that new rows are expected to
-        lose; and, as pairs before and after, ``n_parameters``, ``n_multiply_adds`` of
-        weights with what comes to them, for one row, and ``latency`` in seconds, None
-        unless asked for.
+        of its own, of no more columns than that has.
+
+        Its ``compression_report_`` (of a pipeline, its last step's) is a dictionary:
+        ``method``, None where nothing could be cut; ``share`` of the variance given up;
+        ``expected_loss``, the accuracy that new rows are expected to lose; and, as
+        pairs before and after, ``n_parameters``, ``n_multiply_adds`` of weights with
+        what comes to them, for one row, and ``latency`` in seconds, None unless asked
+        for.
 
     Raises
     ------
@@ -209,17 +215,23 @@ def compress_network(
     widest = max(p.numel() for p in estimator.module_.parameters())
     with torch_defaults(), threads_for(widest) if is_mlp else nullcontext():
         rows, held = _split(estimator, data, rng)
+        judge = _Judge(held)
         with torch.no_grad():
             cut = (_PerceptronCut if is_mlp else _LayerCut)(estimator, rows)
-            best = _choose(cut, _Judge(estimator, held), float(tol))
-        if distill_epochs:
-            best = _distill(
-                cut, best, _Judge(estimator, held), rows, distill_epochs, float(tol),
-                estimator.temperature_, rng,
-            )  # fmt: skip
+            best = _choose(cut, judge, float(tol))
+        if distill_epochs and tol > 0 and best.method is not None:
+
+            def distil(module: ReducedModule) -> ReducedModule:
+                temperature = estimator.temperature_
+                return train_like(module, rows, distill_epochs, temperature, rng)
+
+            best = _choose_distilled(cut, best, judge, float(tol), distil)
     small = _with_module(estimator, best.module)
+    size = small.n_components
+    if isinstance(size, Integral):
+        size = min(int(size), small.module_.embedding_width)
     small._fit_compressor(
-        data.rows, data.codes, data.weight, small.n_components, small.compression_tol
+        data.rows, data.codes, data.weight, size, small.compression_tol
     )
     small.compression_report_ = {
         "method": best.method,
@@ -354,7 +366,7 @@ class _Candidate:
 class _Judge:
     """The promise, on rows that nothing was fitted to."""
 
-    def __init__(self, estimator: BaseSoftRankClassifier, rows: _Rows) -> None:
+    def __init__(self, rows: _Rows) -> None:
         self.rows = rows
         self.right = rows.codes[None]
         self.handicap, self.loss = expected_loss(rows.logits.T, self.right, rows.weight)
@@ -389,29 +401,28 @@ def _choose(cut: _Cut, judge: _Judge, tol: float) -> _Candidate:
     return min(kept, key=lambda candidate: candidate.size)
 
 
-def _distill(
+def _choose_distilled(
     cut: _Cut,
     best: _Candidate,
     judge: _Judge,
-    rows: _Rows,
-    n_epochs: int,
     tol: float,
-    temperature: float,
-    rng: np.random.RandomState,
+    distil: Callable[[ReducedModule], ReducedModule],
 ) -> _Candidate:
-    """Return a network, trained to be like the whole one, that keeps the promise."""
-    method, first = best.method, best.share
-    for step in range(_DISTILLED_STEPS if method is not None and tol > 0 else 1):
-        share = first * _DISTILLED_STEP**step
-        if share >= 1.0:
+    """Return the smallest network that, distilled, keeps the promise.
+
+    From the one that keeps it as it is, on to smaller ones, up to the first that does
+    not.
+    """
+    share = best.share
+    found = judge(distil(best.module), best.method, share)
+    while found.loss <= tol + 1e-12:
+        best = found
+        share *= _DISTILLED_STEP
+        if share >= _MOST_SHARE:
             break
         with torch.no_grad():
-            module = best.module if step == 0 else cut(method, share)
-        module = train_like(module, rows, n_epochs, temperature, rng)
-        found = judge(module, method, share)
-        if found.loss > tol + 1e-12:
-            break
-        best = found
+            module = cut(best.method, share)
+        found = judge(distil(module), best.method, share)
     return best
 
 
