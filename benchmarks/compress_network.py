@@ -19,7 +19,7 @@ ours has one:
 
 Accuracies are on rows that no network has seen, multiples before over after. Latency is
 that of `predict` of 1,000 rows (of the convolutional network 200) on one thread, the
-median of turns. A cell of data set, network, temperature and seed that is in the result
+process's own time, the median of turns. A cell of data set, network, temperature and seed that is in the result
 file is not measured again.
 """
 
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -178,7 +179,8 @@ def measure(kind, data, temperature, seed, repeats):
         name: lambda network=network: network.predict(rows)
         for name, network in networks.items()
     }
-    times = interleaved(tasks, repeats)
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    times = interleaved(tasks, repeats, clock=clock)
     found = {}
     for name, network in networks.items():
         report = getattr(network, "compression_report_", {})

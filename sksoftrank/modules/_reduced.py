@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sksoftrank.modules._layers import Conv1d, Conv2d, Linear
@@ -93,4 +94,7 @@ def _thin(layer: Any, widths: Sequence[int]) -> nn.Module:
         for shape in used
         for width_in, width_out, params in [shape]
     ]
-    return nn.Sequential(*parts) if len(parts) > 1 else parts[0]
+    thin = nn.Sequential(*parts) if len(parts) > 1 else parts[0]
+    if layer.weight.is_contiguous(memory_format=torch.channels_last):
+        thin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return thin
