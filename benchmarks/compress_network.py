@@ -19,8 +19,8 @@ ours has one:
 
 Accuracies are on rows that no network has seen, multiples before over after. Latency is
 that of `predict` of 1,000 rows (of the convolutional network 200) on one thread, the
-process's own time, the median of turns. A cell of data set, network, temperature and seed that is in the result
-file is not measured again.
+process's own time, the median of turns. A cell of data set, network, temperature and
+seed that is in the result file is not measured again.
 """
 
 from __future__ import annotations

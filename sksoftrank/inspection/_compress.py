@@ -157,7 +157,12 @@ def compress_network(
     -----
     Labels that the network gets right by chance tell little: take rows in distribution.
     Where only a few hundred rows are given, less is cut than could be. A layer
-    normalisation stays where it is, and its layers are cut by "rank" alone.
+    normalisation stays where it is, and its layers are cut by "rank" alone. All of it
+    is computed on the CPU.
+
+    A perceptron is faster by nearly as much as it is smaller. Convolutions of small
+    images are so many more calls that they may be no faster on a CPU, whatever is
+    saved: ``benchmarks/compress_network.py`` has figures.
 
     References
     ----------
