@@ -42,7 +42,8 @@ from torch.nn.utils import prune
 from sksoftrank import SoftRankCNNClassifier, SoftRankMLPClassifier
 from sksoftrank.datasets import load_gas_drift
 from sksoftrank.inspection import _compress, compress_network
-from sksoftrank.inspection._compress import _Affine, _n_parameters, _PerceptronCut
+from sksoftrank.inspection._compress import _n_parameters
+from sksoftrank.inspection._cut import Affine, PerceptronCut
 
 NAME = "compress_network"
 TABLES = ("penbased", "satimage")
@@ -107,7 +108,7 @@ def svd_of_weights(cut, share):
         factors = (weight,)
         if rank * sum(weight.shape) < weight.numel():
             factors = (right[:rank], left[:, :rank] * s[:rank])
-        layers.append(_Affine(factors, layer.bias))
+        layers.append(Affine(factors, layer.bias))
     return cut._build([*layers, cut.layers[-1]])
 
 
@@ -122,10 +123,10 @@ def pruned(cut, amount):
         prune.ln_structured(linear, "weight", n_removed, n=2, dim=0)
         units = linear.weight_mask[:, 0].nonzero()[:, 0]
         weight = weight if kept is None else weight[:, kept]
-        layers.append(_Affine((weight[units],), layer.bias[units]))
+        layers.append(Affine((weight[units],), layer.bias[units]))
         kept = units
     head = cut.layers[-1]
-    return cut._build([*layers, _Affine((head.factors[0][:, kept],), head.bias)])
+    return cut._build([*layers, Affine((head.factors[0][:, kept],), head.bias)])
 
 
 def rivals(clf, X, y, limit, seed):
@@ -133,7 +134,7 @@ def rivals(clf, X, y, limit, seed):
     data = _compress._read(clf, X, y, None)
     rows, held = _compress._split(clf, data, np.random.RandomState(seed))
     with torch.no_grad():
-        cut = _PerceptronCut(clf, rows)
+        cut = PerceptronCut(clf, rows)
         modules = {
             "svd": smallest(lambda share: svd_of_weights(cut, share), limit),
             "prune": smallest(lambda amount: pruned(cut, amount), limit),

@@ -20,7 +20,7 @@ from sksoftrank import (
     SoftRankTransformerClassifier,
 )
 from sksoftrank.inspection import compress_network
-from sksoftrank.inspection._compress import _order_units
+from sksoftrank.inspection._cut import _order_units
 from sksoftrank.modules import MLP, ReducedModule
 
 QUICK = {"dropout": 0.0, "max_epochs": 8, "random_state": 0, "device": "cpu"}
