@@ -32,7 +32,16 @@ import time
 import numpy as np
 import pandas as pd
 import torch
-from _common import RESULTS, find_data, hold_threads, interleaved, parser, write
+from _common import (
+    RESULTS,
+    find_data,
+    hold_threads,
+    interleaved,
+    mean_interval,
+    parser,
+    write,
+)
+from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -227,6 +236,24 @@ def show(frame):
         )
 
 
+def show_temperature(frame):
+    """Print how many times smaller a high temperature's networks are than those of 1.
+
+    An interval over data sets, the seeds of each averaged in logarithms.
+    """
+    mlp = frame[(frame["kind"] == "mlp") & frame["network"].isin(["cut", "distilled"])]
+    for network, part in mlp.groupby("network"):
+        sizes = np.log(part.groupby(["T", "data"])["parameters"].agg(stats.gmean))
+        for t in TEMPERATURES[1:]:
+            mean, half = mean_interval(sizes[t] - sizes[1.0])
+            low, middle, high = np.exp([mean - half, mean, mean + half])
+            verdict = "smaller" if low > 1 else "larger" if high < 1 else "no smaller"
+            print(
+                f"T={t:g} over T=1, {network}: {middle:.2f}x the reduction "
+                f"[{low:.2f}, {high:.2f}]: {verdict}"
+            )
+
+
 def main() -> None:
     p = parser(__doc__.splitlines()[0])
     p.set_defaults(threads=1)
@@ -257,6 +284,7 @@ def main() -> None:
         for name, own in cell["networks"].items()
     )
     show(frame)
+    show_temperature(frame)
 
 
 if __name__ == "__main__":
