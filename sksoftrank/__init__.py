@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         losses,
         modules,
         ood,
+        persistence,
         rank,
         search,
         shifts,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         SoftRankMLPClassifier,
         SoftRankTransformerClassifier,
     )
+    from sksoftrank.persistence import load, save
     from sksoftrank.search import (
         OODSearchCV,
         StackedGridSearchCV,
@@ -59,6 +61,8 @@ _HOMES = {
     "SoftRankTransformerClassifier": "estimators",
     "StackedGridSearchCV": "search",
     "StackedRandomizedSearchCV": "search",
+    "load": "persistence",
+    "save": "persistence",
 }
 _SUBMODULES = (
     "collapse",
@@ -73,6 +77,7 @@ _SUBMODULES = (
     "losses",
     "modules",
     "ood",
+    "persistence",
     "rank",
     "search",
     "shifts",
@@ -102,10 +107,13 @@ __all__ = [
     "domains",
     "estimators",
     "inspection",
+    "load",
     "losses",
     "modules",
     "ood",
+    "persistence",
     "rank",
+    "save",
     "search",
     "shifts",
     "theory",
