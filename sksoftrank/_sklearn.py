@@ -96,8 +96,8 @@ def has_callbacks(estimator: BaseEstimator) -> bool:
 
 
 def rows_of(neighbors: Any) -> Any:
-    """Return the rows that a search for neighbours was fitted on."""
-    return neighbors._fit_X
+    """Return the rows that a search for neighbours was fitted on; None before."""
+    return getattr(neighbors, "_fit_X", None)
 
 
 def scorers_by_name(scorers: Any) -> Any:

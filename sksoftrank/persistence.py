@@ -276,11 +276,15 @@ class _Writer:
             return {"partial": self.encode(parts, name)}
         if isinstance(value, type | FunctionType | BuiltinFunctionType):
             return self._encode_name(value, name)
-        if CLASSES.get(kind.__name__) is kind:
+        is_known = CLASSES.get(kind.__name__) is kind
+        if not is_known and not isinstance(value, BaseEstimator):
+            raise _undescribed(name, value)
+        if id(value) in self._seen:
+            return {"same": self._seen[id(value)][0]}
+        self._seen[id(value)] = len(self._seen), value
+        if is_known:
             return self._encode_object(value, name)
-        if isinstance(value, BaseEstimator):
-            return self._encode_step(value, name)
-        raise _undescribed(name, value)
+        return self._encode_step(value, name)
 
     def _pair(self, key: Any, value: Any, name: str) -> list[Any]:
         place = f"{name}[{key!r}]"
@@ -323,9 +327,6 @@ class _Writer:
         return {"trusted": _full_name(value)}
 
     def _encode_object(self, value: Any, name: str) -> Any:
-        if id(value) in self._seen:
-            return {"same": self._seen[id(value)][0]}
-        self._seen[id(value)] = len(self._seen), value
         state = {
             attribute: self.encode(v, f"{name}.{attribute}" if name else attribute)
             for attribute, v in sorted(_state_of(value).items())
@@ -425,9 +426,9 @@ class _Reader:
             "partial": self._make_partial,
             "known": NAMES.__getitem__,
             "trusted": self._find_trusted,
-            "object": self._make_object,
+            "object": partial(self._keep, self._make_object),
+            "skops": partial(self._keep, self._make_step),
             "same": self._find_same,
-            "skops": self._make_step,
         }
 
     def decode(self, node: Any) -> Any:
@@ -490,6 +491,13 @@ class _Reader:
             )
         return self.trusted[name]
 
+    def _keep(self, make: Callable[[Any], Any], value: Any) -> Any:
+        """Return an object, which others may hold too."""
+        place = len(self._objects)
+        self._objects.append(_UNFINISHED)
+        self._objects[place] = make(value)
+        return self._objects[place]
+
     def _find_same(self, place: int) -> Any:
         found = self._objects[place]
         if found is _UNFINISHED:
@@ -499,14 +507,11 @@ class _Reader:
     def _make_object(self, value: Any) -> Any:
         name, nodes = value
         cls: Any = CLASSES[name]
-        place = len(self._objects)
-        self._objects.append(_UNFINISHED)
         state = {k: self.decode(node) for k, node in sorted(nodes.items())}
         missing = _required(cls) - state.keys()
         if missing or any(attribute.startswith("__") for attribute in state):
             raise ValueError(f"{name} needs {sorted(missing)} and got {sorted(state)}")
-        self._objects[place] = _restore(cls, state)
-        return self._objects[place]
+        return _restore(cls, state)
 
     def _make_step(self, value: Any) -> Any:
         schema, members = value
@@ -535,7 +540,8 @@ def _required(cls: Any) -> set[str]:
 def _restore(cls: Any, state: dict[str, Any]) -> Any:
     """Return the object of which `_state_of` told."""
     if cls is NearestNeighbors:
-        return NearestNeighbors(**state["params"]).fit(state["rows"])
+        neighbors, rows = NearestNeighbors(**state["params"]), state["rows"]
+        return neighbors if rows is None else neighbors.fit(rows)
     made = cls.__new__(cls)
     if not isinstance(made, BaseEstimator):
         vars(made).update(state)

@@ -323,6 +323,8 @@ def test_detectors_around_others_come_back(rows, tmp_path):
         detector = OODDetector(estimator, "react").fit(X, y)
         loaded = through_file(detector, tmp_path)
         same(detector.score_samples(X), loaded.score_samples(X))
+        is_fitted = detector.estimator_ is detector.estimator
+        assert (loaded.estimator_ is loaded.estimator) is is_fitted
 
 
 def test_pipelines_come_back(rows, tmp_path):
