@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
-CORE := estimators compression rank losses net search ood_search ood datasets displays persistence private_apis
+CORE := estimators compression rank losses net search ood_search ood datasets displays persistence export private_apis
 
 .PHONY: demo test test-kernels test-lowest test-postgres lint bench clean
 
@@ -50,5 +50,5 @@ $(READY): pyproject.toml constraints.txt
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[data-parallel,files,image,plot,table]' hypothesis polars pytest pytest-xdist
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[data-parallel,files,image,onnx,plot,table]' hypothesis onnxruntime polars pytest pytest-xdist
 	touch $@

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         displays,
         domains,
         estimators,
+        export,
         inspection,
         losses,
         modules,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         SoftRankMLPClassifier,
         SoftRankTransformerClassifier,
     )
+    from sksoftrank.export import to_onnx
     from sksoftrank.persistence import load, save
     from sksoftrank.search import (
         OODSearchCV,
@@ -63,6 +65,7 @@ _HOMES = {
     "StackedRandomizedSearchCV": "search",
     "load": "persistence",
     "save": "persistence",
+    "to_onnx": "export",
 }
 _SUBMODULES = (
     "collapse",
@@ -73,6 +76,7 @@ _SUBMODULES = (
     "displays",
     "domains",
     "estimators",
+    "export",
     "inspection",
     "losses",
     "modules",
@@ -106,6 +110,7 @@ __all__ = [
     "displays",
     "domains",
     "estimators",
+    "export",
     "inspection",
     "load",
     "losses",
@@ -117,6 +122,7 @@ __all__ = [
     "search",
     "shifts",
     "theory",
+    "to_onnx",
     "training",
 ]
 

@@ -37,6 +37,7 @@ FLOORS = {
     "estimators": 2,
     "inspection": 3,
     "detectors": 3,
+    "export": 4,
     "persistence": 4,
     "search": 4,
     "displays": 5,
