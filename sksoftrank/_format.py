@@ -157,12 +157,17 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, Array]
 _MALFORMED = (ValueError, TypeError, LookupError, RecursionError)
 
 
-def refuse(path: str | os.PathLike[str], what: str, remedy: str) -> NoReturn:
+def refuse(
+    path: str | os.PathLike[str],
+    what: str,
+    remedy: str,
+    cause: Exception | None = None,
+) -> NoReturn:
     """Raise the error of a file that can't be read."""
     raise ValueError(
         f"path must be a file that sksoftrank wrote, got {os.fspath(path)!r}, {what}. "
         f"{remedy}"
-    )
+    ) from cause
 
 
 def _refuse_damaged(path: str | os.PathLike[str]) -> NoReturn:

@@ -208,12 +208,14 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[Any] = ()) -> Any:
     >>> loaded.module is nn.Linear
     True
     """
-    for given in trusted:
-        if not isinstance(given, type | FunctionType | BuiltinFunctionType):
-            raise ValueError(
-                f"trusted must hold classes and functions, got {given!r}. Pass the "
-                "class itself."
-            )
+    named = (type, FunctionType, BuiltinFunctionType)
+    if not isinstance(trusted, list | tuple) or not all(
+        isinstance(given, named) for given in trusted
+    ):
+        raise ValueError(
+            "trusted must be a list of classes and functions, not of their names, got "
+            f"{trusted!r}. Import them."
+        )
     content, arrays = _format.read(path, "estimator")
     reader = _Reader(path, arrays, {_full_name(given): given for given in trusted})
     try:
@@ -228,6 +230,7 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[Any] = ()) -> Any:
             path,
             f"of which no estimator can be made ({type(error).__name__}: {error})",
             "Save it again with this version.",
+            error,
         )
     if reader.arrays or type(estimator) not in ESTIMATORS:
         _format.refuse(path, "which holds something else", "Save it again.")
@@ -339,18 +342,20 @@ class _Writer:
         try:
             dumped = skops_io.dumps(step)
             untrusted = skops_io.get_untrusted_types(data=dumped)
-            skops_io.loads(dumped, trusted=untrusted)  # Lest it can't be read.
+            ours = [t for t in untrusted if t.split(".")[0] in ("sksoftrank", "torch")]
+            if not ours:
+                skops_io.loads(dumped, trusted=untrusted)  # Lest it can't be read.
         except Exception as error:
             raise ValueError(
                 f"{name} must be what skops can describe, got {step!r}, of which it "
                 f"says {type(error).__name__}: {error}. Use another step."
             ) from error
         # Networks within are none that skops describes without their code.
-        ours = [t for t in untrusted if t.split(".")[0] in ("sksoftrank", "torch")]
         if ours:
             raise ValueError(
                 f"{name} must hold none of this package's estimators, got "
-                f"{type(step).__name__} around {ours}. Put them into a Pipeline."
+                f"{type(step).__name__} around {ours}. Put them into a Pipeline; of a "
+                "search take best_estimator_."
             )
         schema, files = _unpack(dumped)
         members = [
