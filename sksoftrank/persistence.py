@@ -271,7 +271,10 @@ class _Writer:
         if kind in (np.ndarray, np.memmap):
             return self._encode_array(value, name)
         if kind is np.random.RandomState:
-            return {"random_state": self.encode(value.get_state(legacy=False), name)}
+            state = value.get_state(legacy=False)
+            if state["bit_generator"] != "MT19937":
+                raise _undescribed(name, value)
+            return {"random_state": self.encode(state, name)}
         if kind is torch.device:
             return {"device": str(value)}
         if kind is partial and not value.keywords:
@@ -479,8 +482,10 @@ class _Reader:
         return array.reshape(shape)
 
     def _make_random_state(self, node: Any) -> np.random.RandomState:
-        random_state = np.random.RandomState(0)
-        random_state.set_state(self.decode(node))
+        random_state, state = np.random.RandomState(0), self.decode(node)
+        if not 0 <= state["state"]["pos"] <= 624:  # NumPy would read beyond its key.
+            raise ValueError(f"a generator is at {state['state']['pos']} of 624")
+        random_state.set_state(state)
         return random_state
 
     def _make_partial(self, parts: Any) -> Any:

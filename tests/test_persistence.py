@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import subprocess
 import sys
 
 import numpy as np
@@ -432,6 +433,7 @@ def test_the_file_is_of_safetensors(written, tmp_path):
         ({"betas": np.ma.masked_array([0.9, 0.95])}, "betas"),
         ({"betas": np.zeros(1, dtype=[("a", "f4")])}, "betas"),
         ({"max_epochs": True + 0j}, "max_epochs"),
+        ({"random_state": np.random.RandomState(np.random.PCG64(0))}, "random_state"),
     ],
 )
 def test_what_cant_be_described_is_named(params, name, tmp_path):
@@ -702,6 +704,19 @@ def test_steps_that_are_mutated_and_signed_raise_or_load(rows, tmp_path):
     assert messages
 
 
+@pytest.mark.parametrize("position", [-1, 625, 10**6, 2**40, "1"])
+def test_generators_read_nothing_beyond_their_state(position, tmp_path):
+    path = tmp_path / "file"
+    save(mlp(random_state=np.random.RandomState(0)), path)
+    content, arrays = _format.read(path, "estimator")
+    text = json.dumps(content)
+    assert text.count('["pos", 624]') == 1
+    text = text.replace('["pos", 624]', json.dumps(["pos", position]))
+    signed(path, json.loads(text), arrays)
+    with pytest.raises(ValueError, match="of which no estimator can be made"):
+        load(path)
+
+
 def test_arrays_that_nothing_uses_are_refused(tmp_path):
     content = {"object": ["RankCompressor", {"n_components": None, "tol": 0.1}]}
     path = signed(tmp_path / "file", content, {"more": np.zeros(3)})
@@ -773,6 +788,22 @@ def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch):
         room[0] = 10**9  # Written in parts, as a full pipe or a signal has it.
         save(mlp(), path)
     assert load(path).hidden_layer_sizes == (8,)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no SIGKILL")
+def test_a_process_that_is_killed_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    save(RankCompressor(1), path)
+    before = path.read_bytes()
+    code = """if True:
+        import os, signal, sys
+        from sksoftrank import RankCompressor, save
+        os.replace = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        save(RankCompressor(2), sys.argv[1])
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.read_bytes() == before
 
 
 def test_a_link_and_its_rights_stay(tmp_path):
