@@ -178,7 +178,8 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[Any] = ()) -> Any:
     trusted : sequence of types and functions, default=()
         Code of your own that the file may name, such as the `module` of a
         `SoftRankClassifier` or the class of a pipeline's step. It is called with
-        arguments from the file.
+        arguments from the file. For steps with trees also scikit-learn's own
+        ``sklearn.tree._tree.Tree``, which trusts a file's numbers unchecked.
 
     Returns
     -------
@@ -599,8 +600,24 @@ def _unpack(dumped: bytes) -> tuple[str, dict[str, bytes]]:
             node["file"] = names.setdefault(file, f"{len(names)}{suffix}")
     if names.keys() != files.keys():
         raise ValueError("its files are not those that its schema names")
-    renamed = {new: files[old] for old, new in names.items()}
+    renamed = {new: _without_padding(files[old]) for old, new in names.items()}
     return json.dumps(schema, separators=(",", ":")), renamed
+
+
+def _without_padding(file: bytes) -> bytes:
+    """Return a file of NumPy's without what lies between fields, as in nodes of trees.
+
+    It is whatever was in memory before.
+    """
+    if b"'descr': [" not in file[:64]:  # Or no fields at all.
+        return file
+    array = np.load(io.BytesIO(file), allow_pickle=False)
+    clean = np.zeros(array.shape, array.dtype)
+    for name in array.dtype.names:
+        clean[name] = array[name]
+    buffer = io.BytesIO()
+    np.save(buffer, clean)
+    return buffer.getvalue()
 
 
 def _nodes(value: Any) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -27,6 +28,7 @@ from sklearn.preprocessing import (
     QuantileTransformer,
     StandardScaler,
 )
+from sklearn.tree._tree import Tree
 from skorch.callbacks import EpochTimer
 from torch import nn
 
@@ -356,6 +358,16 @@ def test_a_step_of_ones_own_must_be_trusted(rows, tmp_path):
     loaded = through_file(pipeline, tmp_path, trusted=[Doubler])
     same(pipeline.predict_proba(rows[0]), loaded.predict_proba(rows[0]))
     with pytest.raises(ValueError, match=r"step Doubler needs .*Doubler"):
+        load(tmp_path / "first")
+
+
+def test_trees_come_back_where_they_are_trusted(rows, tmp_path):
+    # Bounds of a tree's nodes are not checked by who walks it.
+    forest = RandomForestClassifier(5, random_state=0)
+    pipeline = make_pipeline(mlp(), forest).fit(*rows)
+    loaded = through_file(pipeline, tmp_path, trusted=[Tree])
+    same(pipeline.predict_proba(rows[0]), loaded.predict_proba(rows[0]))
+    with pytest.raises(ValueError, match=r"step RandomForestClassifier needs .*Tree"):
         load(tmp_path / "first")
 
 
