@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 WHEEL := build/wheel
-CORE := estimators compression rank losses net search ood_search ood datasets displays private_apis
+CORE := estimators compression rank losses net search ood_search ood datasets displays persistence export private_apis
 
 .PHONY: demo test test-kernels test-lowest test-postgres test-wheel lint bench clean
 
@@ -59,5 +59,5 @@ $(READY): pyproject.toml constraints.txt
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[data-parallel,image,plot,table]' hypothesis polars pytest pytest-xdist
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[data-parallel,files,image,onnx,plot,table]' hypothesis onnxruntime polars pytest pytest-xdist
 	touch $@
