@@ -82,9 +82,9 @@ def of_low_rank(blobs, rank, activation="relu", normalization=None):
     hidden = [m for m in clf.module_.body if isinstance(m, nn.Linear)]
     with torch.no_grad():
         for layer in hidden[1:]:
-            left = rng.standard_normal((24, rank))
-            right = rng.standard_normal((rank, 24))
-            layer.weight.copy_(torch.from_numpy(left @ right / 5))
+            # Of few bits, so that the product has that rank in single precision too.
+            left, right = (rng.integers(-4, 5, (24, rank)) / 4 for _ in range(2))
+            layer.weight.copy_(torch.from_numpy(left @ right.T / 2))
     return clf, X, y
 
 
