@@ -55,7 +55,7 @@ INITS = {"plain": (0.25, 0.5, 1.0, 2.0), "default": (0.1, 0.3, 1.0)}
 OWN_RATE = {"plain": 1e-3, "default": 1e-2}
 HIDDEN = {"plain": (128,) * 3, "default": (256,) * 3}
 EPOCHS = 100
-N_TRAIN, N_TEST = 2000, 3000
+N_TRAIN = 2000
 # Half a point of accuracy.
 TOL = 0.005
 TOLERANCES = (0.1, 0.01, 0.001)
@@ -437,8 +437,8 @@ def target_cell(recipe, name, folder, seed):
             "fits": seconds / one_fit,
             **measures(clf, rows),
         }
-    for own in record.values():
-        own.pop("curve", None), own.pop("logits_curve", None)
+    for own, name in itertools.product(record.values(), ("curve", "logits_curve")):
+        own.pop(name, None)
     return record
 
 
@@ -463,7 +463,7 @@ def images_cell(recipe, name, folder, seed, n_images=4000, epochs=12):
         first = SoftRankCNNClassifier((16, 32, 64), temperature=1.0, **own)
     else:
         first = SoftRankTransformerClassifier(48, temperature=1.0, **own)
-    rate = first._first_learning_rate()
+    rate = first._first_learning_rate(1.0)
     arms = at_temperatures(recipe, (0.3, 1.0, 10.0, 100.0))
     arms |= {
         f"rate {rate * factor:.2g} init 1": {

@@ -365,7 +365,7 @@ def row_of(claim, cells):
     row |= {
         "by_data": {name: float(np.mean(list(v.values()))) for name, v in own.items()},
         "n_data": len(own),
-        "n_seeds": max(len(v) for v in own.values()),
+        "n_seeds": sorted({len(v) for v in own.values()}),
         "n_without": n_without,
     }
     return row | {"verdict": verdict(row, claim)}
@@ -396,6 +396,7 @@ def as_markdown(headings):
         ]
         for row in rows:
             text = f"{row['claim']} ({row['unit']})"
+            seeds = "-".join(map(str, row["n_seeds"]))
             lacking = f" (none: {row['n_without']})" if row["n_without"] else ""
             lines.append(
                 _line(
@@ -404,7 +405,7 @@ def as_markdown(headings):
                         *(_figure(row.get(rival)) for rival in rivals),
                         _figure(row["accuracy"], 2),
                         f"{row['train'][0]:.1f}",
-                        f"{row['n_data']}, {row['n_seeds']}{lacking}",
+                        f"{row['n_data']}, {seeds}{lacking}",
                         row["verdict"],
                     ]
                 )
@@ -470,16 +471,16 @@ def draw(cells, path, name="digits"):
             style |= {"marker": "o", "markersize": 3} if t == 1000 else {}
             ax.plot(FINE_TOLERANCES, mean, line, **style)
         ax.axhline(9, color="0.8", zorder=0)
-        ax.annotate("C - 1", (FINE_TOLERANCES[0], 9), va="bottom", color="0.5")
+        ax.annotate("C - 1", (FINE_TOLERANCES[-1], 9), ha="right", va="top")
         ax.set(xscale="log", title=f"{text}, {recipe} recipe")
         if column == 0:
             ax.set_ylabel("directions above the tolerance")
         if row == 1:
             ax.set_xlabel("tolerance, of the largest singular value")
             ax.set_ylim(0, 10)
+            ax.legend(frameon=False, loc="lower right")
         else:
             ax.set(yscale="log")
-            ax.legend(frameon=False)
     axes[0, 0].invert_xaxis()
     fig.savefig(path, dpi=110)
 
