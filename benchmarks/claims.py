@@ -322,7 +322,10 @@ def interval(values):
     if len(values) >= 3:
         return mean_interval([np.mean(list(own.values())) for own in values.values()])
     seeds = set.intersection(*(set(own) for own in values.values()))
-    return mean_interval([np.mean([own[s] for own in values.values()]) for s in seeds])
+    # Without a seed that all have there is a mean, and no interval.
+    groups = [[own[s] for own in values.values()] for s in sorted(seeds)]
+    every = [value for own in values.values() for value in own.values()]
+    return mean_interval([np.mean(group) for group in groups or [every]])
 
 
 def reaches(pair, goal):
