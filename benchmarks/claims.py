@@ -133,13 +133,10 @@ def fall(dial, cell):
 
 def at_target(effect, asked, cell):
     """Return an effect of the network with the rank that was asked for."""
-    ours = cell[f"target {asked}"]
-    if "error" in ours:
-        return None
-    accuracy = ours["test"] - cell["T=1"]["test"]
+    ours, cold = cell[f"target {asked}"], cell["T=1"]
     return {
-        "T=1": effect(ours, cell["T=1"]),
-        "accuracy": accuracy,
+        "T=1": effect(ours, cold),
+        "accuracy": ours["test"] - cold["test"],
         "train": ours["train"],
     }
 
@@ -157,12 +154,12 @@ def room(ours, _):
 class Claim:
     """What is claimed of the cells of a kind.
 
-    `effect` gives of a cell the effect over each rival, or None if there is none.
+    `effect` gives of a cell the effect over each rival.
     """
 
     text: str
     cells: str
-    effect: Callable[[Cell], dict[str, float] | None]
+    effect: Callable[[Cell], dict[str, float]]
     goal: float = 0.0
     unit: str = "%"
     keeps_accuracy: bool = False
@@ -354,8 +351,9 @@ def row_of(claim, cells):
         if not key.startswith(f"{claim.cells}/"):
             continue
         name, seed = key.split("/")[2:]
-        found = claim.effect(cell)
-        if found is None:
+        try:
+            found = claim.effect(cell)
+        except KeyError:  # A network that has diverged, or whose rank can't be had.
             n_without += 1
             continue
         for rival, value in found.items():

@@ -195,10 +195,12 @@ def test_temperature_and_control_are_chosen_alike_on_rows_held_out(claims):
     assert cell["alike z99"]["of"] == cell["tuned"]["of"] == "rate 0.1 init 1"
     claim = next(claims.size_claims("ranks/plain"))
     cells = {f"ranks/plain/{name}/0": cell for name in "abc"}
-    row = claims.row_of(claim, {**cells, "ranks/default/a/0": {}})
+    # A network that has diverged is missing from its cell.
+    without = {"ranks/plain/d/0": {"T=1": cell["T=1"]}, "ranks/default/a/0": {}}
+    row = claims.row_of(claim, cells | without)
     assert row["T=1"] == (50.0, 0.0)
     assert row["tuned"] == row["alike"] == (37.5, 0.0)
     assert row["dual"] == (0.0, 0.0)
     assert row["accuracy"] == pytest.approx((-0.4, 0.0))
-    assert row["n_data"] == 3
+    assert (row["n_data"], row["n_without"]) == (3, 1)
     assert row["verdict"] == "holds"
