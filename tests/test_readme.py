@@ -120,7 +120,6 @@ GIVEN = [
     "In one search of 72 trials",
     "trains three networks on the rest",
     "twice as long with less, and for eight times as long (of few rows, four)",
-    "by five trainings on the way",
     "of 128-128 at temperature 1",
     "more than half a point to their baseline",
     "arXiv:2506.01562",
