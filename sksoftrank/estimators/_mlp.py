@@ -40,7 +40,9 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
         In [0, 1). Probability that a hidden unit is zeroed in a training step. "auto"
         is 0.2. With ``max_epochs="auto"`` beside it, `fit` chooses both: see Notes.
     normalization : {None, "batch", "layer"}, default="batch"
-        Normalisation before each activation. Weakens the temperature's effect.
+        Normalisation before each activation. Without it another learning rate and other
+        first weights do what a temperature does, see
+        :func:`sksoftrank.theory.dual_settings`.
     input_scale : bool, default=True
         Whether each input feature has a learned factor, trained at six times the rate,
         so that the network can weigh features.
