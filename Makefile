@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 CORE := estimators compression rank losses net search ood_search ood datasets displays private_apis
 
-.PHONY: demo test test-kernels test-lowest test-postgres lint bench clean
+.PHONY: demo test test-kernels test-lowest test-postgres lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/python -m sksoftrank
@@ -37,15 +37,23 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Opens as docs/_build/html/index.html. Warnings are errors; -n asks for each name.
+docs: $(VENV)/.ready-docs
+	$(BIN)/sphinx-build -W -n --keep-going --quiet docs docs/_build/html
+
 bench: $(READY)
 	set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) $(LOWEST)
+	rm -rf $(VENV) $(LOWEST) docs/_build docs/gallery docs/generated
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
