@@ -33,10 +33,10 @@ def column(name):
 # %%
 # Accuracy hardly moves, the embedding shrinks
 # --------------------------------------------
-# To the left points of accuracy, to the right the share of the directions that there are
-# at temperature 1. An interval that holds zero shows no difference. Under a shift
-# intervals are wide: on some data a high temperature helps, on others it harms. So search
-# it on yours.
+# To the left points of accuracy, to the right the share of the directions that there
+# are at temperature 1. An interval that holds zero shows no difference. Under a shift
+# intervals are wide: on some data a high temperature helps, on others it harms. So
+# search it on yours.
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 for name, label, color, marker, step in (
     ("id_gain", "in distribution", "#0072B2", "o", 0.96),

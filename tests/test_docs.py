@@ -12,6 +12,30 @@ PAGES = [DOCS / "index.md", DOCS / "coming_from.md", *sorted(DOCS.glob("guide/*.
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+def check_temperature(names):
+    ranks = [record["effective_rank"] for record in names["records"]]
+    assert min(ranks[:2]) > max(ranks[-2:])
+    assert names["annealed"].temperature_ == pytest.approx(1.0)
+
+
+def check_embeddings(names):
+    assert names["knn"].score(names["X_test"], names["y_test"]) > 0.93
+    assert names["knn"][-1].n_features_in_ < 20
+    assert names["clf"].n_components_ == 256  # None was the last.
+
+
+def check_stacked(names):
+    assert names["search"].fallback_reason_ is None
+
+
+# What the text says of the names that its Python sets.
+CHECKS = {
+    "temperature": check_temperature,
+    "embeddings": check_embeddings,
+    "stacked": check_stacked,
+}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_python_runs(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -22,6 +46,8 @@ def test_the_python_runs(page, monkeypatch, tmp_path):
         exec(compile(source, str(page), "exec"), names)
         assert max(map(len, match[1].splitlines())) <= 88
     assert list(tmp_path.iterdir()) == []
+    if page.stem in CHECKS:
+        CHECKS[page.stem](names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
