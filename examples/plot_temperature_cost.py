@@ -18,7 +18,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-results = Path(__file__).parents[1] / "benchmarks" / "results"
+import sksoftrank
+
+# In a clone, where the package lies beside the benchmarks.
+results = Path(sksoftrank.__file__).parents[1] / "benchmarks" / "results"
 measured = json.loads((results / "default_temperature.json").read_text())["results"]
 summary = measured["summary"].copy()
 print(len(summary.pop("protocols")), "sets of data")
