@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
-CORE := estimators compression rank losses net search ood_search ood datasets displays private_apis
+WHEEL := build/wheel
+CORE := estimators compression rank losses net search ood_search ood datasets displays persistence export private_apis
 
-.PHONY: demo test test-kernels test-lowest test-postgres lint docs bench clean
+.PHONY: demo test test-kernels test-lowest test-postgres test-wheel lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/python -m sksoftrank
@@ -31,6 +32,14 @@ test-kernels: $(READY)
 # On a server of its own in a temporary folder; skipped where PostgreSQL is missing.
 test-postgres: $(READY)
 	$(BIN)/python -m pytest -m postgres tests/test_ood_search_faults.py tests/test_scaling.py
+
+# Built, and installed where there is no clone.
+test-wheel: $(READY)
+	rm -rf $(WHEEL)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) .
+	$(PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls $(WHEEL)/*.whl)[plot]"
+	cd $(WHEEL) && venv/bin/python -P $(CURDIR)/tests/_wheel.py *.whl
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -58,5 +67,5 @@ $(VENV)/.ready-docs: $(READY)
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[data-parallel,image,plot,table]' hypothesis polars pytest pytest-xdist
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[data-parallel,files,image,onnx,plot,table]' hypothesis onnxruntime polars pytest pytest-xdist
 	touch $@

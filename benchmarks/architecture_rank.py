@@ -110,7 +110,8 @@ def main():
     args = p.parse_args()
     find_data(args.data, "cifar10_train.parquet")
     for case in args.cases:
-        base = CASES[case]()._first_learning_rate()
+        clf = CASES[case]()
+        base = clf._first_learning_rate(clf.temperature)
         arms = {("temperature", t): {"temperature": t} for t in TEMPERATURES}
         arms |= {
             ("rate_control", t): {"learning_rate": base * t**0.5} for t in (10.0, 100.0)

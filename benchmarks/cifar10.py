@@ -52,7 +52,7 @@ def train_loop(clf, X, y, device):
     """Train by hand; return a function that predicts."""
     network, optimizer, options, factors = recipe(clf, X)
     network.to(device)
-    base = clf._first_learning_rate()
+    base = clf._first_learning_rate(clf.temperature)
     optim = optimizer(network.parameters(), lr=base, fused=True, **options)
     X, y = torch.from_numpy(X).to(device), torch.from_numpy(y).to(device)
     generator = torch.Generator().manual_seed(clf.random_state)
@@ -96,7 +96,7 @@ def train_skorch(clf, X, y, device):
         criterion__label_smoothing=clf.label_smoothing,
         optimizer=optimizer,
         **{f"optimizer__{name}": value for name, value in options.items()},
-        lr=clf._first_learning_rate(),
+        lr=clf._first_learning_rate(clf.temperature),
         max_epochs=clf.max_epochs,
         batch_size=clf.batch_size,
         iterator_train__shuffle=True,

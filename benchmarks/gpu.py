@@ -142,7 +142,7 @@ def graphed_loop(clf: Any, X: np.ndarray, y: np.ndarray, device: str) -> None:
     network, optimizer, options, factors = recipe(clf, X)
     network.to(device).train()
     cuda = device == "cuda"
-    base = clf._first_learning_rate()
+    base = clf._first_learning_rate(clf.temperature)
     rate = torch.tensor(base, device=device) if cuda else base
     optim = optimizer(
         network.parameters(), lr=rate, fused=True, capturable=cuda, **options

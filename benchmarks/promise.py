@@ -113,7 +113,6 @@ def name_of(constants):
 
 def logits_by_size(clf, X):
     """Yield the head's output for the reconstruction from 1, 2, ... directions."""
-    clf.compress(X, n_components=None)
     compressor, head = clf.compressor_, clf._head()
     coordinates = torch.from_numpy(compressor.transform(clf.embed(X))).double()
     mean = torch.from_numpy(compressor.mean_).double()[None]
@@ -127,6 +126,7 @@ def logits_by_size(clf, X):
 
 def count_changes(clf, X):
     """Return how many rows change their class, by size; none with all directions."""
+    clf.compress(X, n_components=None)
     classes = np.array([z.argmax(dim=1).numpy() for z in logits_by_size(clf, X)])
     return (classes != classes[-1]).sum(axis=1)
 

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
         displays,
         domains,
         estimators,
+        export,
         inspection,
         losses,
         modules,
         ood,
+        persistence,
         rank,
         search,
         shifts,
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
         SoftRankMLPClassifier,
         SoftRankTransformerClassifier,
     )
+    from sksoftrank.export import to_onnx
+    from sksoftrank.persistence import load, save
     from sksoftrank.search import (
         OODSearchCV,
         StackedGridSearchCV,
@@ -59,6 +63,9 @@ _HOMES = {
     "SoftRankTransformerClassifier": "estimators",
     "StackedGridSearchCV": "search",
     "StackedRandomizedSearchCV": "search",
+    "load": "persistence",
+    "save": "persistence",
+    "to_onnx": "export",
 }
 _SUBMODULES = (
     "collapse",
@@ -69,10 +76,12 @@ _SUBMODULES = (
     "displays",
     "domains",
     "estimators",
+    "export",
     "inspection",
     "losses",
     "modules",
     "ood",
+    "persistence",
     "rank",
     "search",
     "shifts",
@@ -101,14 +110,19 @@ __all__ = [
     "displays",
     "domains",
     "estimators",
+    "export",
     "inspection",
+    "load",
     "losses",
     "modules",
     "ood",
+    "persistence",
     "rank",
+    "save",
     "search",
     "shifts",
     "theory",
+    "to_onnx",
     "training",
 ]
 

@@ -3,7 +3,8 @@
 Its developers' guide tells third parties to check parameters by constraints, but the
 classes for that are private; so are the checks of weights, fit parameters and classes
 that its own estimators make. The searches are scikit-learn's but for who trains, and
-fill in the rest, step by step, with its own. A metric is hidden in its scorer.
+fill in the rest, step by step, with its own. A metric is hidden in its scorer, the rows
+in a search for neighbours.
 
 Where a subclass must define or override a private name, that stands in the subclass:
 ``_parameter_constraints``, ``_n_features_out``, ``_run_search``.
@@ -42,6 +43,7 @@ from sklearn.utils.validation import (
 )
 
 __all__ = [
+    "METADATA_REQUEST",
     "BaseSearchCV",
     "HasMethods",
     "Interval",
@@ -69,6 +71,7 @@ __all__ = [
     "has_callbacks",
     "is_scalar_nan",
     "reads_columns",
+    "rows_of",
     "scorers_by_name",
     "validate_parameter_constraints",
     "with_labels",
@@ -83,10 +86,18 @@ _get_scorers = BaseSearchCV._get_scorers
 _init_callback_context = BaseSearchCV._init_callback_context
 _select_best_index = BaseSearchCV._select_best_index
 
+# Where an estimator keeps what `set_fit_request` and its like were told.
+METADATA_REQUEST = "_metadata_request"
+
 
 def has_callbacks(estimator: BaseEstimator) -> bool:
     """Return whether scikit-learn's callbacks were set on an estimator."""
     return bool(getattr(estimator, "_skl_callbacks", None))
+
+
+def rows_of(neighbors: Any) -> Any:
+    """Return the rows that a search for neighbours was fitted on; None before."""
+    return getattr(neighbors, "_fit_X", None)
 
 
 def scorers_by_name(scorers: Any) -> Any:

@@ -376,6 +376,41 @@ def _sufficient_size(
     offset = seen.origin.T.expand(-1, rows.shape[1])
     right = codes[None]
     full = offset + (effects.T @ directions) @ rows
+    handicap, loss = expected_loss(full, right, weight)
+    # (c, n): reductions over the classes go along the rows.
+    logits = offset.scatter_add(0, right, -handicap)
+    for start in range(0, len(directions), _COORDINATES):
+        coordinates = directions[start : start + _COORDINATES] @ rows
+        for size, coordinate in enumerate(coordinates, start=start + 1):
+            logits.addr_(effects[size - 1], coordinate)
+            # The slack absorbs the rounding of the weighted means.
+            if size >= least and loss(logits) <= tol + 1e-12:
+                return size
+    return len(directions)
+
+
+def expected_loss(
+    full: Tensor, right: Tensor, weight: Tensor
+) -> tuple[Tensor, Callable[[Tensor], float]]:
+    """Return what tells how much accuracy a reduced network loses on new rows.
+
+    Parameters
+    ----------
+    full : Tensor of shape (n_classes, n)
+        Logits of the whole network.
+    right : Tensor of shape (1, n)
+        The class of each row.
+    weight : Tensor of shape (n,)
+        Of the rows, of sum 1.
+
+    Returns
+    -------
+    handicap : Tensor of shape (1, n)
+        To be subtracted from the logits of each row's class.
+    loss : callable
+        From the logits of the reduced network (n_classes, n), less the handicap, to the
+        loss of accuracy to be expected.
+    """
     own = full.gather(0, right)[0]
     margin = own - full.scatter(0, right, -torch.inf).amax(dim=0)
     before = weight @ (margin < 0).to(weight.dtype)
@@ -386,19 +421,9 @@ def _sufficient_size(
     relief = (1 - 1e-9) * handicap
 
     def loss(logits: Tensor) -> float:
-        """Return the loss of accuracy to be expected on new rows."""
         own, best = logits.gather(0, right)[0], logits.amax(dim=0)
         wrong = torch.stack([best > own + relief, best > own]).to(weight.dtype)
         on_rows, of_margins = (wrong @ weight - before).tolist()
         return max(on_rows, of_margins / ROWS_PER_ERROR)
 
-    # (c, n): reductions over the classes go along the rows.
-    logits = offset.scatter_add(0, right, -handicap[None])
-    for start in range(0, len(directions), _COORDINATES):
-        coordinates = directions[start : start + _COORDINATES] @ rows
-        for size, coordinate in enumerate(coordinates, start=start + 1):
-            logits.addr_(effects[size - 1], coordinate)
-            # The slack absorbs the rounding of the weighted means.
-            if size >= least and loss(logits) <= tol + 1e-12:
-                return size
-    return len(directions)
+    return handicap[None], loss

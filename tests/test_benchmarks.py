@@ -145,3 +145,62 @@ def test_both_kinds_of_protocols_are_there(protocols):
     groups = [protocol.group for protocol in protocols.PROTOCOLS.values()]
     assert {*groups} == {"studied", "untouched", "null"}
     assert groups.count("null") >= 2
+
+
+# -- Claims ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def claims(protocols):
+    """Return the module of the claims."""
+    return importlib.import_module("claims")
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, "holds"),
+        ({"alike": (35.0, 4.0)}, "holds"),
+        ({"alike": (35.0, 6.0)}, "partly"),
+        ({"tuned": (40.0, 15.0)}, "partly"),
+        ({"accuracy": (-0.4, 0.2)}, "partly"),
+        ({"T=1": (35.0, 10.0)}, "partly"),
+        ({"T=1": (20.0, 25.0)}, "does not"),
+        ({"T=1": (50.0, float("nan"))}, "one seed"),
+    ],
+)
+def test_the_intervals_decide_on_a_claim(claims, changed, verdict):
+    claim = claims.Claim("", "ranks/plain", dict, goal=30.0, keeps_accuracy=True)
+    row = {"T=1": (50.0, 10.0), "tuned": (40.0, 5.0), "accuracy": (0.0, 0.3)}
+    assert claims.verdict(row | changed, claim) == verdict
+
+
+def test_temperature_and_control_are_chosen_alike_on_rows_held_out(claims):
+    accuracy_and_size = {
+        "T=1": (90.0, 20),
+        "T=10": (89.6, 10),  # Keeps accuracy to half a point.
+        "T=100": (89.4, 5),
+        "dual 10": (90.0, 10),
+        "rate 0.1 init 1": (95.0, 16),
+        "rate 1 init 1": (89.0, 2),
+    }
+    record = {
+        arm: {"train": 100.0, "valid": valid, "log_loss": 0.0, "test": valid}
+        | {"valid_z99": size, "z99": size}
+        for arm, (valid, size) in accuracy_and_size.items()
+    }
+    module = importlib.import_module("_claims")
+    cell = module.with_choices(record, "z99")
+    assert cell["chosen z99"]["of"] == "T=10"
+    assert cell["alike z99"]["of"] == cell["tuned"]["of"] == "rate 0.1 init 1"
+    claim = next(claims.size_claims("ranks/plain"))
+    cells = {f"ranks/plain/{name}/0": cell for name in "abc"}
+    # A network that has diverged is missing from its cell.
+    without = {"ranks/plain/d/0": {"T=1": cell["T=1"]}, "ranks/default/a/0": {}}
+    row = claims.row_of(claim, cells | without)
+    assert row["T=1"] == (50.0, 0.0)
+    assert row["tuned"] == row["alike"] == (37.5, 0.0)
+    assert row["dual"] == (0.0, 0.0)
+    assert row["accuracy"] == pytest.approx((-0.4, 0.0))
+    assert (row["n_data"], row["n_without"]) == (3, 1)
+    assert row["verdict"] == "holds"

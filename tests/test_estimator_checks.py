@@ -122,6 +122,8 @@ def cases():
             yield pytest.param(instance, check, id=case_id, marks=marks)
 
 
+# Some set n_components=1, which gives up a class of three.
+@pytest.mark.filterwarnings("ignore:n_components=1 must keep:UserWarning")
 @pytest.mark.parametrize(("estimator", "check"), list(cases()))
 def test_scikit_learn(estimator, check):
     try:

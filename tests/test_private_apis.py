@@ -217,6 +217,20 @@ def reusable_executor():
     return reusable_executor
 
 
+def neighbors():
+    from sklearn.neighbors import NearestNeighbors
+
+    return NearestNeighbors().fit([[0.0]])
+
+
+def asking():
+    from sklearn import config_context
+    from sklearn.linear_model import LinearRegression
+
+    with config_context(enable_metadata_routing=True):
+        return LinearRegression().set_fit_request(sample_weight=True)
+
+
 ATTRIBUTES = [
     ("joblib", reusable_executor, "_executor"),
     ("optuna", study, "_stop_flag _thread_local"),
@@ -224,6 +238,8 @@ ATTRIBUTES = [
     ("sklearn", scorer, "_kwargs _response_method _score_func"),
     ("sklearn", scorers, "_scorers"),
     ("sklearn", search, "_skl_callbacks"),
+    ("sklearn", neighbors, "_fit_X"),
+    ("sklearn", asking, "_metadata_request"),
     (
         "torch",
         module,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
@@ -22,11 +23,14 @@ from sksoftrank._sklearn import (
     _check_partial_fit_first_call,
     _check_sample_weight,
     _fit_context,
+    _init_callback_context,
+    has_callbacks,
     validate_parameter_constraints,
 )
 from sksoftrank._torch import uncompiled
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._architecture import Architecture
+from sksoftrank.estimators._callbacks import EpochTasks
 from sksoftrank.estimators._choice import MIN_ROWS, Choice
 from sksoftrank.estimators._inference import InferenceMixin
 from sksoftrank.estimators._input import InputReader, check_range
@@ -64,7 +68,9 @@ Array = npt.NDArray[Any]
 RANK_TOL = 1e-2
 
 
-class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, ABC):
+class BaseSoftRankClassifier(
+    CallbackSupportMixin, InferenceMixin, NetMixin, SharedParametersMixin, ABC
+):
     """Base of the classifiers; a subclass adds its parameters and its architecture."""
 
     # Where metadata are routed, whoever passes groups has said enough.
@@ -121,13 +127,26 @@ class BaseSoftRankClassifier(InferenceMixin, NetMixin, SharedParametersMixin, AB
         """
         with self._unchanged_on_error():
             training = self._prepare(X, y, sample_weight, groups)
-            (error,) = fit_trainings([training])
-            if error is not None:
-                raise error
-            if training.net.was_interrupted_:
-                training.net.warn_of_interruption()
-            self._complete(training)
+            self._train(training, X, y, sample_weight)
         return self
+
+    @with_callbacks
+    def _train(self, training: Training, X: Any, y: Any, sample_weight: Any) -> None:
+        """Train, tell scikit-learn's callbacks, and set the fitted attributes."""
+        # How long is known once nothing is left to be found.
+        n_epochs = None if training.trials else training.net.max_epochs
+        context = _init_callback_context(self, max_subtasks=n_epochs)
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        call = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+        context.call_on_fit_task_begin(**call)
+        follow = EpochTasks(context, **call) if has_callbacks(self) else None
+        (error,) = fit_trainings([training], callbacks=[follow])
+        if error is not None:
+            raise error
+        if training.net.was_interrupted_ and not (follow and follow.is_stopped):
+            training.net.warn_of_interruption()
+        self._complete(training)
+        context.call_on_fit_task_end(**call, reconstruction_attributes={})
 
     def _prepare(
         self,

@@ -25,7 +25,7 @@ from sksoftrank._torch import uncompiled
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._input import InputReader
 from sksoftrank.estimators._sources import count_rows, is_stream
-from sksoftrank.modules import MLP, EmbedHeadModule
+from sksoftrank.modules import MLP, EmbedHeadModule, ReducedModule
 from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.modules._protocol import find_layer, layer_output
 from sksoftrank.training import SoftRankNet
@@ -154,8 +154,9 @@ class InferenceMixin(
         """Return what computes the network's outputs in `dtype`."""
         module = self.module_
         on_cpu = torch.device(self.net_.device).type == "cpu"
-        if type(module) is MLP and on_cpu and not in_torch:
-            return ForwardMLP(module, dtype)
+        plain = module.base if isinstance(module, ReducedModule) else module
+        if type(plain) is MLP and on_cpu and not in_torch:
+            return ForwardMLP(plain, dtype)
         return copy.deepcopy(module).double() if dtype == torch.float64 else module
 
     def _infer(

@@ -71,8 +71,9 @@ class SharedParameters(TypedDict, total=False):
         """int, float or None
         Rank of the embedding to find the temperature for, `temperature` left at its
         default: a number of directions, or in (0, 1) a share of those at a temperature
-        of 1. Five networks are trained before, four fifths of the rows each; the rest
-        tells whether the accuracy stays within `compression_tol`."""]
+        of 1. Three networks are trained before on four fifths of the rows, whose rest
+        tells whether the accuracy stays within `compression_tol`, and one or two on
+        all."""]
     n_components: Annotated[str | float | None, "auto",
         [StrOptions({"auto"}), COUNT, PART, None], """"auto", int, float or None
         Columns of `transform`. "auto" keeps the fewest directions whose reconstruction,

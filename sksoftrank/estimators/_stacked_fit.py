@@ -11,7 +11,7 @@ from joblib import effective_n_jobs
 from sklearn.utils.parallel import Parallel, delayed
 from skorch.callbacks import Callback
 
-from sksoftrank._sklearn import _validate_params
+from sksoftrank._sklearn import _validate_params, has_callbacks
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._training import Training, fit_trainings
 from sksoftrank.estimators._training_data import BASIS_ROWS
@@ -37,10 +37,14 @@ class PendingFit:
 
 
 def fits_by_parts(estimator: Any) -> bool:
-    """Return whether an estimator's `fit` is ours, and not one of a subclass's own."""
+    """Return whether an estimator's `fit` is ours, with nobody but us to be told of it.
+
+    A subclass may have a `fit` of its own, and scikit-learn's callbacks follow one.
+    """
     return (
         isinstance(estimator, BaseSoftRankClassifier)
         and type(estimator).fit is BaseSoftRankClassifier.fit
+        and not has_callbacks(estimator)
     )
 
 

@@ -8,26 +8,25 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from sksoftrank.estimators._choice import N_FOLDS, predict_held_out
 from sksoftrank.estimators._training_data import FloatArray, split_folds
 from sksoftrank.training import InMemoryDataset, SoftRankNet
 
-# The first tell about where, two more how the rank changes there.
+# They tell about where, and what the temperature costs.
 FIRST = (1.0, 30.0, 1000.0)
 LOWEST, HIGHEST = 0.03, 30_000.0
-# On both sides of where the rank should be; neighbours share most of their noise.
-_STEP = 2.0
 
 
 class RankSearch:
     """Trains at a few temperatures, and reads off where the rank is the one wanted.
 
-    The rank falls with the temperature, so that five networks bracket it: three that
-    span three decades, and two about the place that these name. The logarithm of the
-    rank is read off as a line between neighbours in the logarithm of the temperature.
-    All start from the same weights and see the rows in the same order, which leaves
-    little but the temperature to tell them apart.
+    The rank falls with the temperature. Three networks that span three decades, trained
+    on four fifths of the rows, tell where it should be the one wanted, by a curve
+    through them. One more, on all rows, tells what it is there, and the curve what is
+    to be changed; for a share another one tells what all of it is. All start from the
+    same weights, which leaves little but the temperature to tell them apart.
 
     Parameters
     ----------
@@ -70,102 +69,114 @@ class RankSearch:
         **found: Any,
     ) -> None:
         self._build, self._measure = partial(build, **found), measure
+        self._dataset: Any = dataset
         self._train, self._valid = split_folds(dataset, N_FOLDS, seed)[0]
-        self._asked, self._tol = target, tol
+        self._asked, self._target, self._tol = target, float(target), tol
+        # Of networks on four fifths of the rows, and on all of them.
         self._ranks: dict[float, int] = {}
+        self._whole_ranks: dict[float, int] = {}
         self._hits: dict[float, FloatArray] = {}
         self.temperature = 1.0
-        self._try(FIRST)
+        self._try(FIRST, self._train)
 
     @property
     def found(self) -> dict[str, Any]:
         """What to build a net with."""
         return {"temperature": self.temperature}
 
-    def _try(self, temperatures: Sequence[float]) -> None:
+    def _try(self, temperatures: Sequence[float], rows: Any) -> None:
         self._tried = temperatures
-        self.trials = [
-            (self._build(self._train, temperature=t), self._train) for t in temperatures
-        ]
+        self.trials = [(self._build(rows, temperature=t), rows) for t in temperatures]
 
     def take(self, errors: Sequence[Exception | None]) -> None:
         """Measure the trials, trained, and say what to try next.
 
-        A temperature at which training ended with an error is none; but 1 is needed.
+        Of the first, a temperature at which training ended with an error is none; but
+        1 is needed.
         """
         is_first = not self._ranks
         for t, (net, _), error in zip(self._tried, self.trials, errors, strict=True):
-            if error is None:
+            if error is not None:
+                if is_first and t != 1.0:
+                    continue
+                raise error
+            if is_first:
                 logits, codes, weight = predict_held_out(net, self._valid)
                 self._hits[t] = (logits.argmax(axis=1) == codes) * weight / weight.sum()
-                self._ranks[t] = self._measure(net)
-            elif t == 1.0:
-                raise error
-        cold = self._ranks[1.0]
+            ranks = self._ranks if is_first else self._whole_ranks
+            ranks[t] = self._measure(net)
         is_share = self._asked < 1
-        self._target = max(1, round(self._asked * cold)) if is_share else self._asked
         if is_first:
-            near = self._read_off()
-            pair = np.clip([near / _STEP, near * _STEP], LOWEST, HIGHEST)
-            self._try([t for t in pair.tolist() if t not in self._ranks])
+            if is_share:
+                self._target = max(1.0, self._asked * self._ranks[1.0])
+            self.temperature = self._read_off(self._target)
+            again = {1.0, self.temperature} if is_share else {self.temperature}
+            self._try(sorted(again), self._dataset)
             return
         self.trials = []
-        self.temperature = self._read_off()
+        # What was to be had is, on all rows, so many times what it should be.
+        excess = self._whole_ranks[self.temperature] / self._target
+        if is_share:
+            self._target = max(1.0, self._asked * self._whole_ranks[1.0])
+        self.temperature = self._read_off(self._target / excess)
         self._check()
 
-    def _curve(self) -> tuple[FloatArray, FloatArray]:
-        """Return the temperatures' logarithms, and those of the ranks, falling."""
-        t = np.sort(list(self._ranks))
-        ranks = np.array([self._ranks[value] for value in t])
-        # Where noise or a network that has not learnt breaks the fall.
-        return np.log(t), np.log(np.minimum.accumulate(ranks))
+    def _read_off(self, rank: float) -> float:
+        """Return the temperature at which the first trials had this rank.
 
-    def _read_off(self) -> float:
-        """Return the temperature of the target, by the line through its neighbours."""
-        log_t, log_rank = self._curve()
-        goal = math.log(self._target)
-        above = np.flatnonzero(log_rank > goal)
-        # Beyond the ends the last line goes on.
-        k = int(np.clip(above[-1] if len(above) else 0, 0, len(log_t) - 2))
-        fall = log_rank[k] - log_rank[k + 1]
-        if fall == 0:
-            return math.exp(log_t[k] if goal >= log_rank[k] else log_t[k + 1])
-        share = (log_rank[k] - goal) / fall
-        found = math.exp(log_t[k] + share * (log_t[k + 1] - log_t[k]))
-        return min(max(found, LOWEST), HIGHEST)
+        By the monotone cubic through them in logarithms of both, and beyond them by the
+        line that it ends with.
+        """
+        t = np.sort(list(self._ranks))
+        # Where noise or a network that has not learnt breaks the fall.
+        ranks = np.minimum.accumulate([self._ranks[value] for value in t])
+        curve = PchipInterpolator(np.log(t), np.log(ranks))
+        grid = np.linspace(math.log(t[0]), math.log(t[-1]), 1000)
+        values, goal = curve(grid), math.log(rank)
+        if values[-1] < goal < values[0]:
+            place = float(np.interp(-goal, -values, grid))
+        else:
+            end = 0 if goal >= values[0] else -1
+            slope = float(curve(grid[end], 1))
+            place = float(grid[end])
+            if slope < 0:
+                place += (goal - float(values[end])) / slope
+        low, high = math.log(LOWEST), math.log(HIGHEST)
+        return math.exp(min(max(place, low), high))
 
     def _loss(self, temperature: float) -> tuple[float, float]:
-        """Return the accuracy lost against a temperature of 1, and what may be."""
+        """Return the accuracy lost against a temperature of 1, and its error."""
         lost = self._hits[1.0] - self._hits[temperature]
-        noise = math.sqrt(float(lost @ lost))
-        return float(lost.sum()), self._tol + noise
+        return float(lost.sum()), math.sqrt(float(lost @ lost))
 
     def _check(self) -> None:
         """Refuse a target out of reach, or one that costs too much accuracy."""
-        ranks = self._ranks
-        is_kept = {t: self._loss(t)[0] <= self._loss(t)[1] + 1e-12 for t in ranks}
-        nearest = min(
-            (t for t in ranks if is_kept[t]), key=lambda t: abs(ranks[t] - self._target)
-        )
+        tried = np.sort(list(self._hits))
+        losses, noises = np.transpose([self._loss(t) for t in tried])
+        place, places = math.log(self.temperature), np.log(tried)
+        is_kept = losses <= self._tol + noises + 1e-12
+        kept = [self._ranks[t] for t in tried[is_kept]]
+        nearest = min(kept, key=lambda rank: abs(rank - self._target))
+        where = next(t for t in tried if self._ranks[t] == nearest)
         advice = (
-            f"The nearest rank that was found is {ranks[nearest]}, at a temperature of "
-            f"{nearest:.3g}. Ask for that"
+            f"The nearest rank that was found is {nearest}, at a temperature of "
+            f"{where:.3g}. Ask for that"
         )
+        ranks = [*self._ranks.values(), *self._whole_ranks.values()]
+        least, most = min(ranks), max(ranks)
         slack = max(1.0, 0.1 * self._target)
-        least, most = min(ranks.values()), max(ranks.values())
         if not least - slack <= self._target <= most + slack:
             raise ValueError(
                 f"target_rank must be from {least} to {most}, which temperatures from "
-                f"{max(ranks):.3g} to {min(ranks):.3g} lead to, got {self._asked!r}. "
-                f"{advice}, or change the network's width, depth or normalization."
+                f"{tried[0]:.3g} to {tried[-1]:.3g} and beyond lead to, got "
+                f"{self._asked!r}. {advice}, or change the network's width, depth or "
+                "normalization."
             )
-        # What was trained next to it tells what it costs.
-        beside = min(ranks, key=lambda t: abs(math.log(t / self.temperature)))
-        if not is_kept[beside]:
-            lost, _ = self._loss(beside)
+        lost = float(np.interp(place, places, losses))
+        if lost > self._tol + float(np.interp(place, places, noises)) + 1e-12:
             raise ValueError(
                 f"target_rank must cost at most compression_tol={self._tol!r} of the "
                 f"accuracy at a temperature of 1, got {self._asked!r}: a temperature "
-                f"of {beside:.3g}, of rank {ranks[beside]}, costs {lost:.3f}. "
-                f"{advice}, or raise compression_tol."
+                f"of {self.temperature:.3g} costs {lost:.3f}. {advice}, or raise "
+                "compression_tol."
             )

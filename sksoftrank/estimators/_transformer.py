@@ -164,7 +164,7 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
             InputReader(
                 axes=(1, 3),
                 given_shape=as_shape(self.input_shape, (3,)),
-                check_shape=partial(_check_shape, self.patch_size, augmentation),
+                check_shape=partial(check_patches, self.patch_size, augmentation),
                 encoder_class=CategoryEncoder,
                 categorical_features=self.categorical_features,
                 handle_unknown=self.handle_unknown,
@@ -174,7 +174,7 @@ class SoftRankTransformerClassifier(BaseSoftRankClassifier):
         )
 
 
-def _check_shape(
+def check_patches(
     patch_size: int, augmentation: tuple[str, ...], shape: tuple[int, ...]
 ) -> None:
     """Refuse rows that can't be cut into patches, or augmented."""

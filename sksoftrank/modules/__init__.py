@@ -5,6 +5,7 @@ from sksoftrank.modules._cnn import CNN
 from sksoftrank.modules._layers import Augmentation
 from sksoftrank.modules._mlp import MLP
 from sksoftrank.modules._protocol import EmbedHeadModule
+from sksoftrank.modules._reduced import ReducedModule
 from sksoftrank.modules._transformer import Transformer
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "AdaptedModule",
     "Augmentation",
     "EmbedHeadModule",
+    "ReducedModule",
     "Transformer",
 ]

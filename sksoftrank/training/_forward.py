@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sksoftrank.modules import MLP
-from sksoftrank.modules._layers import InputScale
+from sksoftrank.modules._layers import Dropout, InputScale
 from sksoftrank.training._stack import ACTIVATIONS
 from sksoftrank.training._threads import threads_for
 
@@ -33,18 +33,21 @@ class ForwardMLP:
     """
 
     def __init__(self, module: MLP, dtype: torch.dtype) -> None:
-        self._hidden: list[_Linear] = []
-        self._normalize: list[Callable[[Tensor], Tensor]] = []
+        activate = ACTIVATIONS.get(module.activation, (None,))[0]
+        self._linear: list[_Linear] = []
+        self._steps: list[Callable[[Tensor], Tensor]] = []
         scale: Tensor | None = None
-        for layer in module.body:
+        for layer in _flat(module.body):
             if isinstance(layer, InputScale):
                 scale = layer.weight.detach()
             elif isinstance(layer, nn.Linear):
-                self._hidden.append(_Linear(layer, dtype, scale))
+                self._linear.append(_Linear(layer, dtype, scale))
+                self._steps.append(self._linear[-1])
                 scale = None
             elif isinstance(layer, nn.BatchNorm1d | nn.LayerNorm):
-                self._normalize.append(_normalization(layer, dtype))
-        self._activate = ACTIVATIONS.get(module.activation, (None,))[0]
+                self._steps.append(_normalization(layer, dtype))
+            elif not isinstance(layer, Dropout) and activate is not None:
+                self._steps.append(lambda x: activate(x, x))
         self.head = _Linear(module.output, dtype)
 
     @contextmanager
@@ -54,24 +57,29 @@ class ForwardMLP:
         They don't depend on the rows: two threads for products of many rows gain a
         third on an idle machine, and took 50 times as long as one on a busy one.
         """
-        n_weights = max(layer.weight.size for layer in (*self._hidden, self.head))
+        n_weights = max(layer.weight.size for layer in (*self._linear, self.head))
         # A product that overflows is infinite and no more, as torch's is.
         with threads_for(n_weights), torch.inference_mode(), np.errstate(all="ignore"):
             yield
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the last hidden layer, in memory that the next call fills anew."""
-        for index, linear in enumerate(self._hidden):
-            x = linear(x)
-            if self._normalize:
-                x = self._normalize[index](x)
-            if self._activate is not None:
-                self._activate(x, x)
+        for step in self._steps:
+            x = step(x)
         return x
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits, in memory that the next call fills anew."""
         return self.head(self.embed(x))
+
+
+def _flat(body: nn.Sequential) -> Iterator[nn.Module]:
+    """Yield layers, and the factors of those that are products."""
+    for layer in body:
+        if isinstance(layer, nn.Sequential):
+            yield from layer
+        else:
+            yield layer
 
 
 class _Linear:
