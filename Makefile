@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 WHEEL := build/wheel
 CORE := estimators compression rank losses net search ood_search ood datasets displays persistence export private_apis
 
-.PHONY: demo test test-kernels test-lowest test-postgres test-wheel lint bench clean
+.PHONY: demo test test-kernels test-lowest test-postgres test-wheel lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/python -m sksoftrank
@@ -46,15 +46,23 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Opens as docs/_build/html/index.html. Warnings are errors; -n asks for each name.
+docs: $(VENV)/.ready-docs
+	$(BIN)/sphinx-build -W -n --keep-going --quiet docs docs/_build/html
+
 bench: $(READY)
 	set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:
-	rm -rf $(VENV) $(LOWEST)
+	rm -rf $(VENV) $(LOWEST) docs/_build docs/gallery docs/generated
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.ready-docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt

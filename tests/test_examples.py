@@ -1,6 +1,7 @@
 """The examples run, and processes together train what one would."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from sksoftrank.modules import MLP
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "data_parallel.py"
+GALLERY = sorted((ROOT / "examples").glob("plot_*.py"))
 PARAMS = {
     "module__n_features": 64,
     "module__n_classes": 10,
@@ -52,6 +54,7 @@ accelerator.end_training()
 
 
 def run_in_two_processes(script, *arguments, cwd):
+    pytest.importorskip("accelerate")
     # A free port of its own choice.
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -72,9 +75,24 @@ def run_in_two_processes(script, *arguments, cwd):
     return done.stdout
 
 
-@pytest.fixture(autouse=True)
-def _accelerate():
-    pytest.importorskip("accelerate")
+@pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)
+def test_the_gallery_runs_and_draws(script, monkeypatch, tmp_path):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plt, "show", lambda: None)
+    plt.switch_backend("agg")
+    try:
+        runpy.run_path(str(script))
+        assert plt.get_fignums()
+    finally:
+        plt.close("all")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_question_is_asked():
+    assert len(GALLERY) >= 6
+    titles = [script.read_text().split("\n")[1] for script in GALLERY]
+    assert all(title.endswith("?") for title in titles)
 
 
 def test_data_parallel_runs(tmp_path):

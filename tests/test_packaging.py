@@ -14,7 +14,7 @@ REQUIRED = [
     Requirement(text)
     for group in (
         PROJECT["dependencies"],
-        *(EXTRAS[name] for name in EXTRAS if name not in ("bench", "dev")),
+        *(EXTRAS[name] for name in EXTRAS if name not in ("bench", "dev", "docs")),
     )
     for text in group
 ]
