@@ -44,7 +44,7 @@ def recipe(clf, X):
     net = clf._make_net(inputs, 10, len(X), clf._draw_seeds()).initialize()
     options = net.get_params_for("optimizer")
     del options["fused"]
-    factors = clf._learning_rate_factors(net.max_epochs)
+    factors = clf._learning_rate_factors(net.max_epochs, clf.temperature)
     return net.module_, net.optimizer, options, factors
 
 

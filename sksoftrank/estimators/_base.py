@@ -40,7 +40,6 @@ from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._target_rank import RankSearch
 from sksoftrank.estimators._training import Training, fit_trainings
 from sksoftrank.estimators._training_data import (
-    BASIS_ROWS,
     FloatArray,
     Rows,
     check_batches,
@@ -319,10 +318,11 @@ class BaseSoftRankClassifier(
         """Whether `fit` starts from the weights of the previous fit."""
         return bool(self.warm_start) and hasattr(self, "net_")
 
-    def _complete(self, training: Training, *, basis_rows: int = BASIS_ROWS) -> None:
+    def _complete(self, training: Training, *, basis_rows: int | None = None) -> None:
         """Set the fitted attributes once the network is trained.
 
-        Those of `transform` from so many rows at most; without any rows, none of them.
+        Those of `transform` from so many rows at most, or as many as a fit takes; from
+        0 none of them.
         """
         net = training.net
         self._strength = training.strength
@@ -330,7 +330,7 @@ class BaseSoftRankClassifier(
         if hasattr(net, "module__dropout"):
             self.auto_params_["dropout"] = net.module__dropout
         self._finish(net, history=[], logit_scale=training.logit_scale)
-        if basis_rows:
+        if basis_rows != 0:
             self._find_basis(training.dataset, training.seed, basis_rows)
         self._is_incremental = False
 
@@ -496,7 +496,7 @@ class BaseSoftRankClassifier(
             module.scale_logits(logit_scale)
 
     def _find_basis(
-        self, dataset: Rows | StreamDataset, seed: int, n_rows: int = BASIS_ROWS
+        self, dataset: Rows | StreamDataset, seed: int, n_rows: int | None = None
     ) -> None:
         """Set the fitted attributes that `transform` needs, from the rows given."""
         X, codes, weight = sample_rows(dataset, seed, n_rows)

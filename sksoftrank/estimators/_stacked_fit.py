@@ -14,7 +14,6 @@ from skorch.callbacks import Callback
 from sksoftrank._sklearn import _validate_params, has_callbacks
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._training import Training, fit_trainings
-from sksoftrank.estimators._training_data import BASIS_ROWS
 from sksoftrank.modules._layers import torch_defaults
 from sksoftrank.training import StopFlag
 
@@ -52,7 +51,7 @@ def fits_by_parts(estimator: Any) -> bool:
 def fit_stacked(
     fits: Sequence[PendingFit],
     *,
-    basis_rows: int = BASIS_ROWS,
+    basis_rows: int | None = None,
     stop: StopFlag | None = None,
     validated: dict[Any, Any] | None = None,
 ) -> None:
@@ -65,9 +64,9 @@ def fit_stacked(
     ----------
     fits : sequence of PendingFit
         Estimators of one's own, e.g. clones; each is fitted, or has its `error` set.
-    basis_rows : int, default=BASIS_ROWS
-        Rows, at most, to find the basis of `transform` from; without any an estimator
-        only predicts.
+    basis_rows : int, default=None
+        Rows, at most, to find the basis of `transform` from; None takes as many as a
+        fit does, and from 0 an estimator only predicts.
     stop : StopFlag, default=None
         Once set, training ends.
     validated : dict, default=None

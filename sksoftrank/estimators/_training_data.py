@@ -368,13 +368,14 @@ def draw_seeds(
 
 
 def sample_rows(
-    dataset: Rows | StreamDataset, seed: int, n_rows: int = BASIS_ROWS
+    dataset: Rows | StreamDataset, seed: int, n_rows: int | None = None
 ) -> tuple[Any, Codes, FloatArray | None]:
-    """Return at most `n_rows` rows, codes and weights of a dataset.
+    """Return at most `n_rows` rows, else `BASIS_ROWS`, with codes and weights.
 
     Of all that it is a part of: rows held out tell more of new rows than as many that
     were trained on.
     """
+    n_rows = BASIS_ROWS if n_rows is None else n_rows
     if isinstance(dataset, StreamDataset):
         X, codes = sample_stream(dataset.chunks(), n_rows, seed)
         by_class = dataset.class_weight

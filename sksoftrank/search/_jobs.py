@@ -23,7 +23,6 @@ from sksoftrank.estimators._stacked_fit import (
     fits_by_parts,
     run_stacks,
 )
-from sksoftrank.estimators._training_data import BASIS_ROWS
 from sksoftrank.training import StopFlag
 from sksoftrank.training._grouping import (
     stack_bytes,
@@ -202,7 +201,7 @@ def fit_jobs(
     fit_params: dict[str, Any],
     *,
     stop: StopFlag,
-    basis_rows: int = BASIS_ROWS,
+    basis_rows: int | None = None,
     follow: Callable[[int, Any], Callable[[int, int], bool] | None] | None = None,
 ) -> list[FittedJob]:
     """Fit jobs together; `follow` returns a fit's `on_epoch`, by place and estimator.

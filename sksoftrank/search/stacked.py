@@ -27,7 +27,6 @@ from sksoftrank._sklearn import (
     scorers_by_name,
 )
 from sksoftrank.estimators import BaseSoftRankClassifier
-from sksoftrank.estimators._training_data import BASIS_ROWS
 from sksoftrank.search._base import BaseNetworkSearchCV
 from sksoftrank.search._jobs import (
     Job,
@@ -90,7 +89,7 @@ class _StackedSearch(BaseNetworkSearchCV):
             y=y,
             fit_params=routed.estimator.fit,
             # A scorer of the user's own may look at anything that a fit leaves.
-            basis_rows=BASIS_ROWS
+            basis_rows=None
             if callable(self.scoring)
             or (
                 isinstance(self.scoring, dict)
@@ -211,7 +210,7 @@ def _fit_and_score_stack(
     X: Any,
     y: Any,
     fit_params: dict[str, Any],
-    basis_rows: int,
+    basis_rows: int | None,
     score_options: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Fit jobs together; return what scikit-learn's `_fit_and_score` does for each."""

@@ -95,7 +95,7 @@ class Evaluation:
     score_params: dict[str, Any]
     error_score: Any
     # To find a fit's rank and number of components from, at most.
-    basis_rows: int
+    basis_rows: int | None
     n_jobs: int | None
     # About so many configurations are to come.
     n_trials: int = 1

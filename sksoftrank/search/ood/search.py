@@ -31,7 +31,7 @@ from sksoftrank._sklearn import (
     _validate_params,
 )
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
-from sksoftrank.estimators._training_data import BASIS_ROWS, draw_seeds
+from sksoftrank.estimators._training_data import draw_seeds
 from sksoftrank.search._base import BaseNetworkSearchCV
 from sksoftrank.search._jobs import last_step, step_prefix, with_params
 from sksoftrank.search.ood.choice import Criterion, Outcome, pick_finalists
@@ -444,7 +444,7 @@ class OODSearchCV(BaseNetworkSearchCV):
             score_params=routed.scorer.score,
             error_score=self.error_score,
             # A scorer of the user's own may look at anything that a fit leaves.
-            basis_rows=BASIS_ROWS if callable(self.scoring) else _MEASURED_ROWS,
+            basis_rows=None if callable(self.scoring) else _MEASURED_ROWS,
             n_jobs=self.n_jobs,
             n_trials=self.n_trials,
         )
