@@ -1033,6 +1033,10 @@ def test_a_weight_is_repetition_for_few_rows_in_small_batches():
 # -- What a notebook shows -------------------------------------------------------------
 
 
+@pytest.mark.skipif(
+    np.lib.NumpyVersion(np.__version__) < "2.1.0",
+    reason="scikit-learn's own HTML compares parameters as numpy 2.0 can't",
+)
 def test_html_says_what_was_learned_and_text_stays_as_it_was():
     X, y = load_iris(return_X_y=True)
     weight = np.arange(len(y)) % 3

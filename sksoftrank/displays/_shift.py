@@ -331,7 +331,7 @@ class OODReportDisplay:
                 self.ax_.errorbar(
                     value[rows],
                     places[rows],
-                    xerr=[(value - low)[rows], (high - value)[rows]],
+                    xerr=np.array([(value - low)[rows], (high - value)[rows]]),
                     fmt=style[0],
                     color=color,
                     capsize=3,
