@@ -101,8 +101,9 @@ def test_a_temperature_that_ends_in_an_error_is_none():
 
     found = search(rank, 50, fails=(1000.0,))
     assert abs(rank(found.temperature) - 50) <= 5
-    with pytest.raises(FloatingPointError, match="diverged"):
-        search(rank, 50, fails=(1.0,))
+    for fails in ((1.0,), (30.0, 1000.0)):
+        with pytest.raises(FloatingPointError, match="diverged"):
+            search(rank, 50, fails=fails)
 
 
 def test_a_rank_out_of_reach_names_the_nearest():

@@ -617,7 +617,7 @@ class BaseSoftRankClassifier(
     def _html_repr(self) -> str:
         """Return scikit-learn's HTML, with a line of what was learned."""
         html: str = super()._html_repr()
-        if not hasattr(self, "compressor_"):
+        if not hasattr(self, "training_accuracy_"):
             return html
         learned = (
             f"temperature {self.temperature_:.4g}",

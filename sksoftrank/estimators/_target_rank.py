@@ -92,14 +92,15 @@ class RankSearch:
         """Measure the trials, trained, and say what to try next.
 
         Of the first, a temperature at which training ended with an error is none; but
-        1 is needed.
+        1 and another one are needed.
         """
         is_first = not self._ranks
+        failed = [error for error in errors if error is not None]
+        if failed and (not is_first or len(failed) > 1 or errors[0] is not None):
+            raise failed[0]
         for t, (net, _), error in zip(self._tried, self.trials, errors, strict=True):
             if error is not None:
-                if is_first and t != 1.0:
-                    continue
-                raise error
+                continue
             if is_first:
                 logits, codes, weight = predict_held_out(net, self._valid)
                 self._hits[t] = (logits.argmax(axis=1) == codes) * weight / weight.sum()
