@@ -53,7 +53,7 @@ from sksoftrank.losses import (
     ExponentialTemperature,
     LinearTemperature,
 )
-from sksoftrank.modules import CNN, MLP, AdaptedModule, Transformer
+from sksoftrank.modules import CNN, MLP, AdaptedModule, ReducedModule, Transformer
 
 __all__ = ["load", "save"]
 
@@ -88,7 +88,7 @@ CLASSES: dict[str, type] = {
 NAMES: dict[str, Any] = {
     named.__name__: named
     for named in (
-        *(MLP, CNN, Transformer, AdaptedModule),
+        *(MLP, CNN, Transformer, AdaptedModule, ReducedModule),
         *(CategoryEncoder, OneHotCategories, check_patches),
     )
 }
@@ -374,7 +374,8 @@ def _undescribed(name: str, value: Any) -> ValueError:
     return ValueError(
         f"{name} must be plain values, arrays or the package's own objects to be saved,"
         f" got {value!r} of {kind.__module__}.{kind.__qualname__}. Set it to what can "
-        "be described, such as None, with set_params(...) before."
+        "be described, such as None, with set_params(...), or call set_callbacks() to "
+        "part with scikit-learn's callbacks, before."
     )
 
 

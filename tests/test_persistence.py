@@ -14,7 +14,9 @@ import safetensors.numpy
 import torch
 from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.callback import ScoringMonitor
 from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
@@ -42,16 +44,18 @@ from sksoftrank import (
     SoftRankTransformerClassifier,
     _format,
     load,
+    modules,
     save,
 )
 from sksoftrank.detectors._methods import METHODS
+from sksoftrank.inspection import compress_network
 from sksoftrank.losses import (
     ConstantTemperature,
     CosineTemperature,
     ExponentialTemperature,
     LinearTemperature,
 )
-from sksoftrank.persistence import CLASSES
+from sksoftrank.persistence import CLASSES, NAMES
 
 QUICK = {"max_epochs": 2, "random_state": 0}
 
@@ -500,6 +504,39 @@ def test_without_skops_its_extra_is_named(rows, tmp_path, monkeypatch):
         save(scaled, tmp_path / "other")
     with pytest.raises(ImportError, match=r"scaled.*pip install 'sksoftrank\[files\]'"):
         load(tmp_path / "scaled")
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer"])
+def test_smaller_networks_come_back(kind, tmp_path):
+    X, y = load_digits(n_class=3, return_X_y=True)
+    if kind == "mlp":
+        clf = SoftRankMLPClassifier((16, 16), dropout=0.0, **QUICK)
+    else:
+        X = X.reshape(-1, 1, 8, 8)
+        clf = (
+            SoftRankCNNClassifier((8, 8), **QUICK)
+            if kind == "cnn"
+            else SoftRankTransformerClassifier(16, patch_size=4, **QUICK)
+        )
+    small = compress_network(clf.fit(X / 16, y), X / 16, y, tol=0.5, random_state=0)
+    loaded = through_file(small, tmp_path)
+    assert loaded.compression_report_ == small.compression_report_
+    same(loaded.predict_proba(X / 16), small.predict_proba(X / 16))
+
+
+def test_each_network_of_the_package_may_be_named():
+    public = [getattr(modules, name) for name in modules.__all__]
+    networks = {m for m in public if issubclass(m, modules.EmbedHeadModule)}
+    assert networks - {modules.EmbedHeadModule} <= set(NAMES.values())
+
+
+def test_callbacks_of_scikit_learn_are_refused_with_the_way_out(tmp_path):
+    X, y = load_digits(n_class=3, return_X_y=True)
+    clf = SoftRankMLPClassifier((8,), dropout=0.0, **QUICK)
+    clf.set_callbacks(ScoringMonitor(scoring="accuracy")).fit(X, y)
+    with pytest.raises(ValueError, match=r"call set_callbacks\(\) to part"):
+        save(clf, tmp_path / "file")
+    through_file(clf.set_callbacks(), tmp_path)
 
 
 def through_file_alone(estimator, folder):
