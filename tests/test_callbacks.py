@@ -9,7 +9,12 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sksoftrank import SoftRankMLPClassifier, StackedGridSearchCV
+from sksoftrank import (
+    OODSearchCV,
+    SoftRankEnsembleClassifier,
+    SoftRankMLPClassifier,
+    StackedGridSearchCV,
+)
 
 X, y = load_iris(return_X_y=True)
 N_EPOCHS = 4
@@ -115,3 +120,87 @@ def test_a_clone_keeps_its_callbacks_as_scikit_learns_do():
     recorder = Recorder()
     clone(network().set_callbacks(recorder)).fit(X, y)
     assert recorder.told[-1] == "teardown"
+
+
+def ood_search(**params):
+    own = {"n_trials": 6, "n_finalists": 1, "n_final_seeds": 2, "random_state": 0}
+    return OODSearchCV(network(), **own | params)
+
+
+DOMAINS = np.arange(len(X)) % 3
+
+
+def test_an_ood_search_tells_of_each_trial_and_of_the_refit():
+    recorder = Recorder()
+    search = ood_search().set_callbacks(recorder).fit(X, y, domains=DOMAINS)
+    trial = ["begin trial of 0", "end trial"]
+    n_finals = int((search.cv_results_["n_seeds"] > 1).sum())
+    assert recorder.told == [
+        *["setup", "begin fit of 3"],
+        *["begin first stage of 6", *6 * trial, "end first stage"],
+        *[f"begin second stage of {n_finals}", *n_finals * trial, "end second stage"],
+        *["begin refit of 0", "end refit", "end fit", "teardown"],
+    ]
+    alone = ood_search().fit(X, y, domains=DOMAINS)
+    np.testing.assert_array_equal(alone.predict_proba(X), search.predict_proba(X))
+
+
+def test_a_callback_may_end_the_first_stage():
+    class Stop(Recorder):
+        def on_fit_task_end(self, estimator, context):
+            return context.task_name == "trial"
+
+    search = ood_search(n_trials=40).set_callbacks(Stop()).fit(X, y, domains=DOMAINS)
+    assert len(search.cv_results_["params"]) < 40
+
+
+def test_a_search_that_fails_tears_its_callbacks_down():
+    recorder = Recorder()
+    with pytest.raises(ValueError, match="n_trials"):
+        ood_search(n_trials=2).set_callbacks(recorder).fit(X, y, domains=DOMAINS)
+    assert recorder.told == ["setup", "begin fit of 3", "teardown"]
+
+
+def test_a_bar_within_what_has_one_of_its_own_is_refused_before_any_training():
+    bar = ProgressBar()
+    with pytest.raises(TypeError, match="Register them directly"):
+        OODSearchCV(network().set_callbacks(bar)).fit(X, y, domains=DOMAINS)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_an_ensemble_tells_of_each_member(n_jobs):
+    recorder = Recorder()
+    ensemble = SoftRankEnsembleClassifier(
+        network(), n_estimators=2, n_jobs=n_jobs, random_state=0
+    )
+    before = ensemble.fit(X, y).predict_proba(X)
+    ensemble.set_callbacks(recorder).fit(X, y)
+    np.testing.assert_array_equal(ensemble.predict_proba(X), before)
+    assert recorder.told[:2] == ["setup", "begin fit of 2"]
+    assert sorted(recorder.told[2:-2]) == [
+        *2 * ["begin member of 0"],
+        *2 * ["end member"],
+    ]
+    assert recorder.told[-2:] == ["end fit", "teardown"]
+
+
+@pytest.mark.parametrize("model", ["search", "ensemble"])
+def test_a_progress_bar_reaches_the_networks_within(model, capsys):
+    pytest.importorskip("rich")
+    bar = ProgressBar(max_propagation_depth=None)
+    if model == "search":
+        ood_search().set_callbacks(bar).fit(X, y, domains=DOMAINS)
+    else:
+        SoftRankEnsembleClassifier(network(), n_estimators=2).set_callbacks(bar).fit(
+            X, y
+        )
+    shown = capsys.readouterr().out
+    assert "SoftRankMLPClassifier" in shown
+    assert "100%" in shown
+
+
+def test_a_monitor_scores_a_search_once_it_is_fitted():
+    monitor = ScoringMonitor(scoring="accuracy")
+    search = ood_search().set_callbacks(monitor).fit(X, y, domains=DOMAINS)
+    scores = monitor.get_logs().data_as_pandas["accuracy"]
+    assert scores.iloc[-1] == pytest.approx(search.score(X, y))

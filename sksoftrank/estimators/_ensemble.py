@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
@@ -17,10 +18,17 @@ from sklearn.base import (
     TransformerMixin,
     clone,
 )
+from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sksoftrank._sklearn import Interval, StrOptions, _fit_context, _validate_params
+from sksoftrank._sklearn import (
+    Interval,
+    StrOptions,
+    _fit_context,
+    _init_callback_context,
+    _validate_params,
+)
 from sksoftrank.compression import RankCompressor
 from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._inference import StreamScoreMixin
@@ -35,7 +43,11 @@ Array = npt.NDArray[Any]
 
 
 class SoftRankEnsembleClassifier(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, StreamScoreMixin, BaseEstimator
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    StreamScoreMixin,
+    BaseEstimator,
 ):
     """Networks that differ by their seed or temperature, and vote by probability.
 
@@ -177,17 +189,24 @@ class SoftRankEnsembleClassifier(
         Self
             The fitted ensemble.
         """
+        # Which member is the first to be done, nobody knows.
+        context = _init_callback_context(
+            self, max_subtasks=self.n_estimators, sequential_subtasks=False
+        )
         before = dict(vars(self))
         params = {"sample_weight": sample_weight, "groups": groups}
+        call = {"estimator": self, "X": X, "y": y}
+        context.call_on_fit_task_begin(**call)
         try:
-            self._fit(X, y, {k: v for k, v in params.items() if v is not None})
+            self._fit(X, y, {k: v for k, v in params.items() if v is not None}, context)
+            context.call_on_fit_task_end(**call, reconstruction_attributes={})
         except BaseException:
             # As it was: nothing is lost.
             self.__dict__ = before
             raise
         return self
 
-    def _fit(self, X: Any, y: Any, params: dict[str, Any]) -> None:
+    def _fit(self, X: Any, y: Any, params: dict[str, Any], context: Any) -> None:
         # All members read their input alike: the first to do so is none of them.
         reader = clone(self._base())
         _validate_params(reader)
@@ -203,7 +222,7 @@ class SoftRankEnsembleClassifier(
             sum(member._architecture().embedding_width or 0 for member in members)
         )
         self.estimators_ = self._fit_members(
-            [PendingFit(member, X, y, params) for member in members], validated
+            [PendingFit(member, X, y, params) for member in members], validated, context
         )
         self.classes_ = reader.classes_
         self._input = reader._input
@@ -242,12 +261,17 @@ class SoftRankEnsembleClassifier(
         self,
         fits: list[PendingFit],
         validated: dict[Any, Any],
+        context: Any,
     ) -> list[Any]:
         n_workers = min(effective_n_jobs(self.n_jobs), len(fits))
         size = -(-len(fits) // n_workers)
+        tasks = [
+            context.subcontext(task_name="member", task_id=k) for k in range(len(fits))
+        ]
+        followed = list(zip(fits, tasks, strict=True))
         stacks = run_stacks(
-            partial(_fit_stack, validated=validated),
-            [fits[i : i + size] for i in range(0, len(fits), size)],
+            partial(_fit_stack, validated=validated, caller=self),
+            [followed[i : i + size] for i in range(0, len(fits), size)],
             n_jobs=n_workers,
             prefer="threads",
         )
@@ -421,8 +445,20 @@ class SoftRankEnsembleClassifier(
 
 
 def _fit_stack(
-    fits: list[PendingFit], validated: dict[Any, Any], *, stop: StopFlag
+    followed: list[tuple[PendingFit, Any]],
+    validated: dict[Any, Any],
+    caller: SoftRankEnsembleClassifier,
+    *,
+    stop: StopFlag,
 ) -> list[tuple[Any, Exception | None]]:
-    """Return fitted members and errors, without the rows: a process sends them back."""
-    fit_stacked(fits, stop=stop, validated=validated)
+    """Return fitted members and errors; scikit-learn's callbacks are told of each."""
+    fits = [fit for fit, _ in followed]
+    with ExitStack() as propagated:
+        for fit, task in followed:
+            propagated.enter_context(task.propagate_callback_context(fit.estimator))
+            task.call_on_fit_task_begin(estimator=caller, X=fit.X, y=fit.y)
+        fit_stacked(fits, stop=stop, validated=validated)
+    for fit, task in followed:
+        if fit.error is None:
+            task.call_on_fit_task_end(estimator=caller, X=fit.X, y=fit.y)
     return [(fit.estimator, fit.error) for fit in fits]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
@@ -28,6 +29,7 @@ from sksoftrank._sklearn import (
     StrOptions,
     _fit_context,
     _get_scorers,
+    _init_callback_context,
     _validate_params,
 )
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
@@ -380,9 +382,16 @@ class OODSearchCV(BaseNetworkSearchCV):
         Self
             The fitted search.
         """
+        context = _init_callback_context(
+            self, max_subtasks=2 + bool(self.refit), sequential_subtasks=False
+        )
         before = dict(vars(self))
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         try:
-            self._search(X, y, domains, X_ood, y_ood, domains_ood, params)
+            self._search(X, y, domains, X_ood, y_ood, domains_ood, params, context)
+            context.call_on_fit_task_end(
+                estimator=self, X=X, y=y, reconstruction_attributes={}
+            )
         except BaseException as error:
             # As it was, but for the trials that were finished before Ctrl-C.
             kept = {}
@@ -404,8 +413,13 @@ class OODSearchCV(BaseNetworkSearchCV):
         y_ood: Any,
         domains_ood: Any,
         params: dict[str, Any],
+        context: Any,
     ) -> None:
         self._check_estimator()
+        if self.refit:
+            refit = context.subcontext(task_name="refit", task_id=2)
+            with refit.propagate_callback_context(clone(self.estimator)):
+                pass  # Or an error, before any training.
         scorer, _ = _get_scorers(self)
         X, y, routed = self._read(X, y, params)
         check_classification_targets(y)
@@ -495,10 +509,11 @@ class OODSearchCV(BaseNetworkSearchCV):
                     batch_size=evaluation.batch_size,
                     criterion=criterion,
                     timeout=self.timeout,
-                    callbacks=self.study_callbacks or (),
                     verbose=self.verbose,
                 )
-                trials = loop.run()
+                with self._stage(context, 0, loop) as tell:
+                    loop.callbacks = [*(self.study_callbacks or ()), tell]
+                    trials = loop.run()
                 tried = [params_of(t, loop.params, space, queue) for t in trials]
                 outcomes = complete_outcomes(trials)
                 places = list(outcomes)
@@ -514,7 +529,10 @@ class OODSearchCV(BaseNetworkSearchCV):
                 finals: dict[int, Outcome | None] = dict.fromkeys(finalists)
                 if random_states(base):
                     finals = self._second_stage(
-                        loop, {k: (trials[k], tried[k]) for k in finalists}, seeds[2:]
+                        loop,
+                        {k: (trials[k], tried[k]) for k in finalists},
+                        seeds[2:],
+                        context,
                     )
         finally:
             release(storage)
@@ -544,7 +562,10 @@ class OODSearchCV(BaseNetworkSearchCV):
             )
             if self.refit == "ensemble":
                 best = as_ensemble(best, self.n_estimators, self.n_jobs)
-            self._refit(best, X, y, routed.estimator.fit)
+            with refit.propagate_callback_context(best):
+                refit.call_on_fit_task_begin(estimator=self, X=X, y=y)
+                self._refit(best, X, y, routed.estimator.fit)
+            refit.call_on_fit_task_end(estimator=self, X=X, y=y)
         del self._unfinished
 
     def _second_stage(
@@ -552,6 +573,7 @@ class OODSearchCV(BaseNetworkSearchCV):
         first: StudyLoop,
         finalists: dict[int, tuple[FrozenTrial, Params]],
         seeds: Sequence[int],
+        context: Any,
     ) -> dict[int, Outcome | None]:
         """Return what finalists score with fresh seeds, by place; as one stack.
 
@@ -577,12 +599,14 @@ class OODSearchCV(BaseNetworkSearchCV):
             n_trials=len(queue),
             batch_size=len(queue),
             timeout=None,
-            callbacks=(),
             params={},
         )
+        with self._stage(context, 1, finals) as tell:
+            finals.callbacks = [tell]
+            done = finals.run()
         by_name = {
             trial.user_attrs[QUEUED]: outcome(trial)
-            for trial in finals.run()
+            for trial in done
             if is_complete(trial)
         }
         return {
@@ -590,6 +614,33 @@ class OODSearchCV(BaseNetworkSearchCV):
             for place, (trial, _) in finalists.items()
             if f"trial {trial.number}" in by_name
         }
+
+    @contextmanager
+    def _stage(
+        self, context: Any, place: int, loop: StudyLoop
+    ) -> Iterator[Callable[[optuna.Study, FrozenTrial], None]]:
+        """Make a stage a task, and yield what tells scikit-learn's callbacks of trials.
+
+        Each is a task of its own, told of when it is done: those of a batch train as
+        one stack.
+        """
+        # Others may work on what lies in a storage.
+        n_trials = loop.n_trials if is_in_memory(self.storage) else None
+        stage = context.subcontext(
+            task_name=("first stage", "second stage")[place],
+            task_id=place,
+            max_subtasks=n_trials,
+        )
+        stage.call_on_fit_task_begin(estimator=self)
+
+        def tell(study: optuna.Study, trial: FrozenTrial) -> None:
+            task = stage.subcontext(task_name="trial")
+            task.call_on_fit_task_begin(estimator=self)
+            if task.call_on_fit_task_end(estimator=self):
+                study.stop()
+
+        yield tell
+        stage.call_on_fit_task_end(estimator=self)
 
     def _open_study(
         self, stage: str, storage: Any, name: str | None, *args: Any, **options: Any
