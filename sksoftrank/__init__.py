@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
     from sksoftrank.training import SoftRankNet
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "OODDetector": "detectors",
