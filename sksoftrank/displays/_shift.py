@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from sksoftrank.displays._style import BLUE, CURVES, GREY, ORANGE, finish, make_axes
+from sksoftrank.displays._style import (
+    BLUE,
+    CURVES,
+    GREY,
+    ORANGE,
+    finish,
+    ink,
+    make_axes,
+    plain,
+)
 
 Frame = dict[str, npt.NDArray[Any]]
 
@@ -157,13 +166,13 @@ class OODSearchDisplay:
         kinds = (
             (other, "o", GREY, 18, "configurations"),
             (is_finalist, "s", BLUE, 34, "finalists"),
-            (frame["is_baseline"] & ~frame["is_choice"], "^", "black", 40, "baselines"),
+            (frame["is_baseline"] & ~frame["is_choice"], "^", ink(self.ax_), 40, "baselines"),
             (frame["is_choice"], "*", ORANGE, 190, "the choice"),
         )
         front = np.flatnonzero(frame["is_pareto"])
         front = front[np.argsort(x[front])]
         self.ax_.plot(
-            x[front], y[front], ":", color="black", lw=1, zorder=1, label="Pareto front"
+            x[front], y[front], ":", color=ink(self.ax_), lw=1, zorder=1, label="Pareto front"
         )
         for rows, marker, color, size, label in kinds:
             if rows.any():
@@ -340,7 +349,8 @@ class OODReportDisplay:
         if is_own.any():
             self.ax_.axvline(value[is_own][0], color=BLUE, ls=":", lw=1)
         names = [
-            domain if np.isnan(severity) or severity == 0 else f"{domain}, {severity:g}"
+            plain(domain)
+            + ("" if np.isnan(severity) or severity == 0 else f", {severity:g}")
             for domain, severity in zip(frame["domain"], frame["severity"], strict=True)
         ]
         self.ax_.set_yticks(places, names)
