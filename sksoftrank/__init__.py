@@ -123,6 +123,7 @@ __all__ = [
     "persistence",
     "rank",
     "report",
+    "reporting",
     "save",
     "search",
     "shifts",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 _WIDTH = 80
-_BRACKETS = {list: "[]", tuple: "()"}
+_BRACKETS: dict[Any, str] = {list: "[]", tuple: "()"}
 
 
 class NotCodeError(ValueError):
@@ -82,14 +82,14 @@ class CodeWriter:
 
     def _import(self, value: Any) -> str:
         """Return the name of a class or function, from the module that publishes it."""
-        name, parts = value.__name__, value.__module__.split(".")
+        name, parts = str(value.__name__), value.__module__.split(".")
         homes = [".".join(parts[: k + 1]) for k in range(len(parts))]
         found = [h for h in homes if getattr(sys.modules.get(h), name, None) is value]
         if not found or found[0] == "__main__":
             raise NotCodeError(repr(value))
         if self._names.setdefault(name, found[0]) != found[0]:
             raise NotCodeError(repr(value))  # Two of one name.
-        return str(name)
+        return name
 
 
 def _join(brackets: str, items: list[str], indent: int) -> str:

@@ -9,7 +9,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from sksoftrank import _format
 
 _PACKAGES = ("sksoftrank", "scikit-learn", "torch", "numpy")
+IN_DISTRIBUTION = "in distribution"
 NOTHING = "\N{EN DASH}"
 
 
@@ -57,12 +58,12 @@ class Section:
 
 @dataclass
 class Page:
-    """What a report says: the lead first, then sections, then what words mean."""
+    """What a report says: the lead first, then sections."""
 
     title: str
     lead: Sequence[str]
     sections: Sequence[Section]
-    words: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    is_search: bool = False
 
 
 def check_path(path: str | os.PathLike[str], name: str = "path") -> Path:
@@ -138,7 +139,7 @@ def draw(
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    look = {"svg.hashsalt": "sksoftrank", "svg.fonttype": "none"}
+    look: Any = {"svg.hashsalt": "sksoftrank", "svg.fonttype": "none"}
     with (
         style.context("default"),
         matplotlib.rc_context(look),

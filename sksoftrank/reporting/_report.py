@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.utils import resample
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,6 +20,7 @@ from sksoftrank.displays import (
 from sksoftrank.ood import ood_report
 from sksoftrank.reporting._code import code_of
 from sksoftrank.reporting._page import (
+    IN_DISTRIBUTION,
     NOTHING,
     Page,
     Picture,
@@ -32,7 +32,6 @@ from sksoftrank.reporting._page import (
     write_page,
 )
 from sksoftrank.reporting._search import describe_search
-from sksoftrank.reporting._words import IN_DISTRIBUTION, words_of
 from sksoftrank.search._jobs import last_step
 
 # More points, domains or classes than these no picture shows.
@@ -43,7 +42,7 @@ def report(
     estimator: Any,
     path: str | os.PathLike[str],
     X: Any = None,
-    y: npt.ArrayLike | None = None,
+    y: Any = None,
     shifted: Mapping[str, Any] | Iterable[Any] | None = None,
     *,
     title: str | None = None,
@@ -105,19 +104,20 @@ def report(
     model = _check(estimator, X, y, shifted, title)
     lead: list[str] = []
     sections: list[Section] = []
-    again: list[Section] = []
-    if hasattr(estimator, "cv_results_"):
-        lead, sections, again = describe_search(estimator)
+    last: list[Section] = []
+    is_search = hasattr(estimator, "cv_results_")
+    if is_search:
+        choice, sections, again = describe_search(estimator)
+        lead, last = [choice], [again]
     if X is not None:
         records = ood_report(model, X, y, {} if shifted is None else shifted)
-        lead = [*lead, _sum_up(records)]
+        lead.append(_sum_up(records))
         sections.append(_measured(records))
     if model is not None:
         sections.append(_network(model, X, y))
-        sections.append(_code(model))
-    page = Page(title or f"Report on {_name(estimator)}", lead, [*sections, *again])
-    page.words = words_of(page)
-    write_page(page, target)
+        last.insert(0, _code(model))
+    title = title or f"Report on {_name(estimator)}"
+    write_page(Page(title, lead, [*sections, *last], is_search), target)
     return target
 
 
@@ -183,8 +183,8 @@ def _sum_up(records: list[dict[str, Any]]) -> str:
     own, *others = records
     value, interval = _percent(own, "accuracy")
     text = (
-        f"In distribution the model is right for {value}\u00a0% of {own['n_samples']} rows "
-        f"(95\u00a0% interval {interval}\u00a0%)"
+        f"In distribution the model is right for {value}\u00a0% of "
+        f"{own['n_samples']} rows (95\u00a0% interval {interval}\u00a0%)"
     )
     if not others:
         return f"{text}."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,290 +13,298 @@ from scipy import stats
 from sksoftrank._tables import shorten
 from sksoftrank.displays import OODSearchDisplay
 from sksoftrank.reporting._code import code_of
-from sksoftrank.reporting._page import NOTHING, Section, Table, draw, number
-from sksoftrank.reporting._words import IN_DISTRIBUTION
+from sksoftrank.reporting._page import (
+    IN_DISTRIBUTION,
+    Picture,
+    Section,
+    Table,
+    draw,
+    number,
+)
+from sksoftrank.search._jobs import step_prefix
 
 _MAX_ROWS = 10
-Results = Mapping[str, Any]
+Facts = list[tuple[str, str]]
 
 
-def describe_search(
-    search: Any,
-) -> tuple[list[str], list[Section], list[Section]]:
-    """Return the lead of a search, its sections, and those of the page's end."""
+def describe_search(search: Any) -> tuple[str, list[Section], Section]:
+    """Return the lead of a search, its sections, and the one for the page's end."""
     is_ood = "mean_test_ood" in search.cv_results_
-    lead, sections, fit = (_describe_ood if is_ood else _describe_grid)(search)
-    params = getattr(search, "best_params_", {})
-    rows = [
-        [name, _tried(search.cv_results_[f"param_{name}"]), _written(value)]
-        for name, value in sorted(params.items())
-        if f"param_{name}" in search.cv_results_
-    ]
-    if rows:
-        caption = "What the search could set."
-        table = Table(caption, ["parameter", "tried", "chosen"], rows)
-        sections[-1].tables = [*sections[-1].tables, table]
+    found = OODResults(search) if is_ood else Results(search)
+    tried = Section(
+        "What was tried",
+        facts=found.facts(),
+        tables=[found.candidates()],
+        pictures=found.pictures(),
+    )
+    chosen = Section(
+        "What was chosen, and why",
+        [found.reason()],
+        tables=[*found.comparison(), *found.parameters()],
+    )
     again = Section(
         "How to search again",
         ["The same search, on the same rows."],
-        code=code_of("search", search, fit),
+        code=code_of("search", search, found.fit),
     )
-    return lead, sections, [again]
+    return found.lead(), [tried, chosen], again
+
+
+class Results:
+    """`cv_results_` of any search, told to people."""
+
+    fit = "search.fit(X, y)"
+
+    def __init__(self, search: Any) -> None:
+        self.search, self.table = search, search.cv_results_
+        self.metric = "score"
+        if "mean_test_score" not in self.table:  # Several metrics.
+            named = isinstance(search.refit, str)
+            self.metric = search.refit if named else next(iter(search.scorer_))
+        self.mean = np.asarray(self.table[f"mean_test_{self.metric}"], dtype=float)
+        self.best: Any = getattr(search, "best_index_", None)
+        known = self.mean[np.isfinite(self.mean)]
+        is_share = ((known >= 0) & (known <= 1)).all()
+        self.scale, self.unit = (100.0, " %") if is_share else (1.0, "")
+        self.heading = " (%)" if is_share else ""
+
+    def cell(self, k: int, name: str, n: int = 1) -> str:
+        """Return a mean of n values, with a t-interval where there are several."""
+        half = math.nan
+        if n > 1:  # numpy's deviation is of n, the interval's of n - 1.
+            std = self.table[f"std_{name}"][k] / math.sqrt(n - 1)
+            half = stats.t.ppf(0.975, n - 1) * std
+        return number(self.table[f"mean_{name}"][k], half, scale=self.scale)
+
+    def facts(self) -> Facts:
+        """Return what there was to try, and how it was scored."""
+        score = self.search.scoring if self.metric == "score" else self.metric
+        return [
+            ("settings tried", str(len(self.mean))),
+            ("splits of the rows", str(self.search.n_splits_)),
+            ("score", "accuracy" if score is None else str(score)),
+        ]
+
+    def candidates(self) -> Table:
+        """Return the best settings."""
+        n, name = self.search.n_splits_, f"test_{self.metric}"
+        order = np.argsort(self.table[f"rank_{name}"], kind="stable")[:_MAX_ROWS]
+        return Table(
+            f"The best of {len(self.mean)} settings: mean over {n} folds with a 95 % "
+            "interval, roughly, as folds share rows.",
+            ["setting", f"{self.metric}{self.heading}"],
+            [[_setting(self.table["params"][k]), self.cell(k, name, n)] for k in order],
+            [place for place, k in enumerate(order) if k == self.best],
+        )
+
+    def pictures(self) -> list[Picture]:
+        """Return what there is to see."""
+        return []
+
+    def lead(self) -> str:
+        """Return what was chosen, in a sentence."""
+        if self.best is None:
+            return f"{len(self.mean)} settings were tried, and none was chosen."
+        score = self.cell(self.best, f"test_{self.metric}", self.search.n_splits_)
+        return (
+            f"Of {len(self.mean)} settings {_setting(self.table['params'][self.best])} "
+            f"was chosen, whose mean score over the folds is {score}{self.unit}."
+        )
+
+    def reason(self) -> str:
+        """Return why."""
+        if self.best is None:
+            return "The search was told to choose none, with refit=False."
+        place = int(self.table[f"rank_test_{self.metric}"][self.best])
+        return (
+            f"Its mean score is {'the best' if place == 1 else f'number {place}'} of "
+            "all. As it was picked for that, the score is likely to be a little too "
+            "good: measure it on rows that played no part."
+        )
+
+    def comparison(self) -> list[Table]:
+        """Return what the choice is compared with."""
+        return []
+
+    def parameters(self) -> list[Table]:
+        """Return what was tried of each parameter, and what was chosen."""
+        params = getattr(self.search, "best_params_", {})
+        prefix = step_prefix(self.search.estimator)
+        rows = [
+            [
+                name.removeprefix(prefix),
+                _tried(self.table[f"param_{name}"]),
+                _written(value),
+            ]
+            for name, value in sorted(params.items())
+            if f"param_{name}" in self.table
+        ]
+        columns = ["parameter", "tried", "chosen"]
+        return [Table("What the search could set.", columns, rows)] if rows else []
+
+
+class OODResults(Results):
+    """`cv_results_` of an OODSearchCV."""
+
+    def __init__(self, search: Any) -> None:
+        super().__init__(search)
+        table = self.table
+        if search.shifts is None:
+            self.fit = (
+                "# With domains=..., or X_ood=... and y_ood=..., as it had:\n"
+                "search.fit(X, y, domains=domains)"
+            )
+        self.is_final = np.asarray(table["stage"]) == 2
+        # As in the choice: the one that does best in distribution.
+        own = np.where(table["is_baseline"], table["mean_test_id"], np.nan)
+        self.baseline = None if np.isnan(own).all() else int(np.nanargmax(own))
+        self.stage, self.n_seeds = "test", 1
+        noise = "of one seed each, so without intervals"
+        if self.is_final[self.best]:
+            self.stage, self.n_seeds = "final", int(max(table["n_seeds"])) - 1
+            noise = (
+                f"means of {self.n_seeds} fresh seeds with 95 % intervals, which know "
+                "the noise of training"
+            )
+        self.noise = noise
+        # Finalists first; those without a score are in none of the tables.
+        score = np.where(self.is_final, table["mean_final_score"], self.mean)
+        order = sorted(
+            np.flatnonzero(np.isfinite(score)).tolist(),
+            key=lambda k: (k != self.best, k != self.baseline, not self.is_final[k],
+                           -score[k], k),
+        )  # fmt: skip
+        self.order = order
+        # What the choice is compared with: the baseline, or else the next best.
+        self.rival = order[1] if len(order) > 1 else None
+
+    def role(self, k: int) -> str:
+        """Return what a trial is in the search."""
+        names = ["the choice"] if k == self.best else []
+        names += ["the baseline"] if k == self.baseline else []
+        return ", ".join(names) or ("a finalist" if self.is_final[k] else "a trial")
+
+    def gain(self, key: str) -> str:
+        """Return what the choice scores more than what it is compared with."""
+        column = self.table[f"mean_{self.stage}_{key}"]
+        gain = column[self.best] - column[self.rival]
+        return number(gain, scale=self.scale, signed=True)
+
+    def facts(self) -> Facts:
+        states = [str(state).lower() for state in self.table["state"]]
+        counts = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
+        (name, _), *others = super().facts()
+        weight = self.search.ood_weight
+        stages = f"{self.is_final.sum()} settings with {self.n_seeds} fresh seeds each"
+        return [
+            (name, f"{len(states)} ({counts})"),
+            ("shifts scored", shorten(self.search.domains_, 20)),
+            *others,
+            (
+                "what was maximised",
+                f"{weight:g} of the score under shift ({self.search.aggregate} over "
+                f"domains) and {1 - weight:g} of that in distribution",
+            ),
+            ("second stage", stages if self.is_final.any() else "none"),
+        ]
+
+    def candidates(self) -> Table:
+        rows = [
+            [
+                f"{self.table['trial'][k]}, {self.role(k)}",
+                self.cell(k, "test_score"),
+                *(
+                    self.cell(k, f"{self.stage}_{key}", self.n_seeds)
+                    for key in ("id", "ood")
+                ),
+            ]
+            for k in self.order[:_MAX_ROWS]
+        ]
+        return Table(
+            f"The choice and the best others of {len(self.mean)} settings. The first "
+            "column is the weighted score of the first seed, the others are "
+            f"{self.noise}.",
+            ["trial", *(f"{name}{self.heading}" for name in
+                        ("first seed", IN_DISTRIBUTION, "under shift"))],
+            rows,
+            [0],
+        )  # fmt: skip
+
+    def pictures(self) -> list[Picture]:
+        display = OODSearchDisplay(self.table, self.best)
+        x, y = display.frame_["id"], display.frame_["ood"]
+        ends = [
+            number(v, scale=self.scale) for v in (x.min(), x.max(), y.min(), y.max())
+        ]
+        alt = (
+            f"{len(x)} settings: in distribution they score {ends[0]} to {ends[1]}, "
+            f"under shift {ends[2]} to {ends[3]}."
+        )
+        for name, k in (("choice", self.best), ("baseline", self.baseline)):
+            if k is not None:
+                own, ood = self.cell(k, "test_id"), self.cell(k, "test_ood")
+                alt += f" The {name} scores {own} and {ood}."
+        caption = (
+            "Each setting by its scores with the first seed. None is better in both "
+            "than the Pareto front."
+        )
+        return draw(display.plot, (alt, caption), size=(5.0, 4.4))
+
+    def lead(self) -> str:
+        n, trial = len(self.mean), self.table["trial"][self.best]
+        if self.best == self.baseline:
+            return f"Of {n} settings none beat the baseline by enough, so it was kept."
+        text = f"Of {n} settings trial {trial} was chosen."
+        if self.baseline is None:
+            return text
+        unit = " points" if self.unit else ""
+        return (
+            f"{text} Against the baseline it scores {self.gain('ood')}{unit} under "
+            f"shift and {self.gain('id')}{unit} in distribution"
+            + (", with fresh seeds." if self.stage == "final" else ".")
+        )
+
+    def reason(self) -> str:
+        return str(self.search.best_reason_)
+
+    def comparison(self) -> list[Table]:
+        if self.rival is None:
+            return []
+        places = [(name, f"ood_{name}") for name in self.search.domains_]
+        if len(places) > 1:
+            places.insert(0, ("under shift, mean", "ood"))
+        places.insert(0, (IN_DISTRIBUTION, "id"))
+        pair = self.best, self.rival
+        rows = [
+            [
+                name,
+                *(self.cell(k, f"{self.stage}_{key}", self.n_seeds) for k in pair),
+                self.gain(key),
+            ]
+            for name, key in places
+        ]
+        rival = self.role(self.rival)
+        columns = [f"the choice{self.heading}", f"{rival}{self.heading}", "difference"]
+        caption = f"Scores in distribution and on each domain, {self.noise}."
+        return [Table(caption, ["rows of", *columns], rows)]
 
 
 def _tried(values: Any) -> str:
     """Return what a parameter's values were, as a range or a list."""
-    given = [value for value in np.ma.getdata(values)[~np.ma.getmaskarray(values)]]
-    is_number = all(
-        isinstance(v, int | float | np.number) and not isinstance(v, bool)
-        for v in given
-    )
+    given = list(np.ma.getdata(values)[~np.ma.getmaskarray(values)])
+    is_number = all(isinstance(v, Real) and not isinstance(v, bool) for v in given)
     if is_number and len(set(given)) > 4:
         return f"{min(given):.4g} to {max(given):.4g}"
     return shorten(dict.fromkeys(map(_written, given)), 6)
 
 
 def _written(value: Any) -> str:
-    if isinstance(value, float | np.floating):
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else repr(value)
 
 
-def _scale(results: Results, name: str) -> tuple[float, str]:
-    """Return what scores are multiplied by, and their unit, in brackets."""
-    values = np.asarray(results[name], dtype=float)
-    values = values[np.isfinite(values)]
-    return (100.0, " (%)") if ((values >= 0) & (values <= 1)).all() else (1.0, "")
-
-
-def _half(std: float, n: int) -> float:
-    """Return half the 95 % t-interval of a mean of n values, of which std is numpy's."""
-    return math.nan if n < 2 else stats.t.ppf(0.975, n - 1) * std / math.sqrt(n - 1)
-
-
-# -- Under shift -------------------------------------------------------------------
-
-
-def _describe_ood(search: Any) -> tuple[list[str], list[Section], str]:
-    results, best = search.cv_results_, search.best_index_
-    is_final = np.asarray(results["stage"]) == 2
-    is_baseline = np.asarray(results["is_baseline"])
-    # The baseline is the one that does best in distribution, as the search has it.
-    own = np.where(is_baseline, results["mean_test_id"], np.nan)
-    baseline = None if np.isnan(own).all() else int(np.nanargmax(own))
-    stage = "final" if is_final[best] else "test"
-    score = np.nan_to_num(results["mean_test_score"], nan=-np.inf)
-    last = np.where(is_final, results["mean_final_score"], score)
-    order = sorted(range(len(last)), key=lambda k: (not is_final[k], -last[k], k))
-    others = [k for k in order if k not in (best, baseline) and np.isfinite(score[k])]
-    first = [best] if baseline in (best, None) else [best, baseline]
-    rival = baseline if baseline != best else next(iter(others), None)
-
-    def role(k: int) -> str:
-        trial = results["trial"][k]
-        if k == best:
-            kept = ", the baseline" if k == baseline else ""
-            return f"the choice{kept}, trial {trial}"
-        if k == baseline:
-            return f"the baseline, trial {trial}"
-        return f"{'finalist' if is_final[k] else 'trial'} {trial}"
-
-    scale, unit = _scale(results, "mean_test_score")
-    n_seeds = int(results["n_seeds"].max()) - 1
-
-    def cell(k: int, name: str) -> str:
-        half = _half(results[f"std_{name}"][k], n_seeds) if "final" in name else math.nan
-        return number(results[f"mean_{name}"][k], half, scale=scale)
-
-    def gain(a: int, b: int, name: str) -> str:
-        column = results[f"mean_{name}"]
-        return number(column[a] - column[b], scale=scale, signed=True)
-
-    noise = "of one seed each, so without intervals"
-    if stage == "final":
-        noise = (
-            f"means of {n_seeds} fresh seeds with 95 % intervals, which know the noise "
-            "of training"
-        )
-    columns = [f"first seed{unit}", f"in distribution{unit}", f"under shift{unit}"]
-    rows = [
-        [
-            role(k),
-            number(results["mean_test_score"][k], scale=scale),
-            cell(k, f"{stage}_id"),
-            cell(k, f"{stage}_ood"),
-        ]
-        for k in (first + others)[:_MAX_ROWS]
-    ]
-    candidates = Table(
-        f"The choice and the best others of {len(last)} settings. The first column is "
-        f"the weighted score of the first seed, the others are {noise}.",
-        ["setting", *columns],
-        rows,
-        [0],
-    )
-    picture = _picture(search, results, best, baseline, scale)
-    tried = Section(
-        "What was tried",
-        facts=_facts(search, results, is_final, n_seeds),
-        tables=[candidates],
-        pictures=picture,
-    )
-    lead = [_lead(search, results, best, rival, baseline, stage, scale)]
-    places = [(IN_DISTRIBUTION, "id"), ("under shift, mean", "ood")]
-    places += [(name, f"ood_{name}") for name in search.domains_]
-    if len(search.domains_) == 1:
-        del places[1]
-    compared = [best] if rival is None else [best, rival]
-    by_domain = Table(
-        f"Scores in distribution and on each domain: {noise}.",
-        ["rows of", *(f"{role(k)}{unit}" for k in compared),
-         *(["difference"] if rival is not None else [])],
-        [
-            [
-                name,
-                *(cell(k, f"{stage}_{key}") for k in compared),
-                *([gain(best, rival, f"{stage}_{key}")] if rival is not None else []),
-            ]
-            for name, key in places
-        ],
-    )  # fmt: skip
-    chosen = Section("What was chosen, and why", [search.best_reason_])
-    chosen.tables = [by_domain]
-    fit = "search.fit(X, y)"
-    if search.shifts is None:
-        fit = (
-            "# With domains=..., or X_ood=... and y_ood=..., as it had:\n"
-            "search.fit(X, y, domains=domains)"
-        )
-    return lead, [tried, chosen], fit
-
-
-def _lead(
-    search: Any,
-    results: Results,
-    best: int,
-    rival: int | None,
-    baseline: int | None,
-    stage: str,
-    scale: float,
-) -> str:
-    n, trial = len(results["trial"]), results["trial"][best]
-    if best == baseline:
-        return (
-            f"Of {n} settings none beat the baseline by enough, so the baseline was "
-            "kept."
-        )
-    text = f"Of {n} settings trial {trial} was chosen."
-    if rival is None:
-        return text
-    gains = [
-        results[f"mean_{stage}_{key}"][best] - results[f"mean_{stage}_{key}"][rival]
-        for key in ("ood", "id")
-    ]
-    unit = " points" if scale == 100 else ""
-    ood, own = (number(gain, scale=scale, signed=True) + unit for gain in gains)
-    return (
-        f"{text} Against the baseline it scores {ood} under shift and {own} in "
-        "distribution" + (", with fresh seeds." if stage == "final" else ".")
-    )
-
-
-def _facts(
-    search: Any, results: Results, is_final: Any, n_seeds: int
-) -> list[tuple[str, str]]:
-    states = [str(state).lower() for state in results["state"]]
-    counts = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
-    weight = search.ood_weight
-    facts = [
-        ("settings tried", f"{len(states)} ({counts})"),
-        ("shifts scored", shorten(search.domains_, 20)),
-        ("splits of the rows", str(search.n_splits_)),
-        ("score", "the model's own" if search.scoring is None else str(search.scoring)),
-        (
-            "what was maximised",
-            f"{weight:g} of the score under shift ({search.aggregate} over domains) "
-            f"and {1 - weight:g} of that in distribution",
-        ),
-    ]
-    if is_final.any():
-        final = f"{is_final.sum()} settings with {n_seeds} fresh seeds each"
-        facts.append(("second stage", final))
-    return facts
-
-
-def _picture(
-    search: Any, results: Results, best: int, baseline: int | None, scale: float
-) -> Any:
-    display = OODSearchDisplay(results, best)
-    x, y = display.frame_["id"], display.frame_["ood"]
-    bounds = [number(v, scale=scale) for v in (x.min(), x.max(), y.min(), y.max())]
-    alt = (
-        f"{len(x)} settings: in distribution they score {bounds[0]} to {bounds[1]}, "
-        f"under shift {bounds[2]} to {bounds[3]}."
-    )
-    for name, k in (("choice", best), ("baseline", baseline)):
-        if k is not None:
-            a, b = (
-                number(results[f"mean_test_{key}"][k], scale=scale)
-                for key in ("id", "ood")
-            )
-            alt += f" The {name} scores {a} and {b}."
-    caption = (
-        "Each setting by its score in distribution and under shift, with the first "
-        "seed. On the dotted line none is better in both."
-    )
-    return draw(display.plot, (alt, caption), size=(5.0, 4.4))
-
-
-# -- In distribution ---------------------------------------------------------------
-
-
-def _describe_grid(search: Any) -> tuple[list[str], list[Section], str]:
-    results = search.cv_results_
-    metric = "score"
-    if "mean_test_score" not in results:  # Several metrics.
-        is_named = isinstance(search.refit, str)
-        metric = search.refit if is_named else next(iter(search.scorer_))
-    mean, std = results[f"mean_test_{metric}"], results[f"std_test_{metric}"]
-    n = search.n_splits_
-    scale, unit = _scale(results, f"mean_test_{metric}")
-    order = np.argsort(results[f"rank_test_{metric}"], kind="stable")[:_MAX_ROWS]
-    best = getattr(search, "best_index_", None)
-
-    def cell(k: int) -> str:
-        return number(mean[k], _half(std[k], n), scale=scale)
-
-    table = Table(
-        f"The best of {len(mean)} settings: mean over {n} folds with a 95 % interval, "
-        "roughly, as folds share rows.",
-        ["setting", f"{metric}{unit}"],
-        [[_setting(results["params"][k]), cell(k)] for k in order],
-        [i for i, k in enumerate(order) if k == best],
-    )
-    facts = [
-        ("settings tried", str(len(mean))),
-        ("folds", str(n)),
-        ("score", "the model's own" if metric == "score" and search.scoring is None
-         else str(search.scoring if metric == "score" else metric)),
-    ]  # fmt: skip
-    tried = Section("What was tried", facts=facts, tables=[table])
-    chosen = Section("What was chosen, and why")
-    lead = [f"{len(mean)} settings were tried."]
-    if best is not None:
-        lead = [
-            f"Of {len(mean)} settings {_setting(results['params'][best])} was chosen, "
-            f"whose mean score over {n} folds is {cell(best)}{unit and ' %'}."
-        ]
-        place = int(results[f"rank_test_{metric}"][best])
-        why = "the best" if place == 1 else f"number {place}"
-        chosen.text = [
-            f"Its mean score is {why} of all. As it was picked for that, the score is "
-            "likely to be a little too good: measure it on rows that played no part."
-        ]
-    return lead, [tried, chosen], "search.fit(X, y)"
-
-
 def _setting(params: Mapping[str, Any]) -> str:
-    named: Sequence[str] = [f"{k}={_written(v)}" for k, v in params.items()]
-    return ", ".join(named) or NOTHING
+    named = [f"{name}={_written(value)}" for name, value in params.items()]
+    return ", ".join(named) or "the defaults"

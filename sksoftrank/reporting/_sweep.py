@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sksoftrank.displays import TemperatureSweepDisplay
-from sksoftrank.reporting._page import Page, Section, Table, draw, number, write_page
-from sksoftrank.reporting._words import IN_DISTRIBUTION, words_of
+from sksoftrank.reporting._page import (
+    IN_DISTRIBUTION,
+    Page,
+    Section,
+    Table,
+    draw,
+    number,
+    write_page,
+)
 
 Row = Mapping[str, float]
 
@@ -26,9 +33,12 @@ def report_sweep(
 
     `data` and `advice` are sentences; `command` makes the page again.
     """
-    noise = "One training each, so without intervals."
+    noise = "of one training each, so without intervals"
     if n_seeds > 1:
-        noise = f"Means of {n_seeds} trainings with 95 % intervals."
+        noise = (
+            f"means of {n_seeds} trainings with 95 % intervals, which know the noise "
+            "of training and not that of the rows"
+        )
 
     def cell(row: Row, name: str, scale: float = 100.0) -> str:
         return number(row[name], row[f"{name}_interval"], scale=scale)
@@ -38,13 +48,12 @@ def report_sweep(
     domains = [name for name in domains if not name.endswith("_interval")]
     places += [(name.partition("[")[2][:-1], name) for name in domains]
     accuracy = Table(
-        f"Accuracy in %, by temperature. {noise} They know the noise of training, not "
-        "that of the rows.",
+        f"Accuracy in %, by temperature: {noise}.",
         ["rows of", *(f"{row['temperature']:g}" for row in rows)],
         [[name, *(cell(row, key) for row in rows)] for name, key in places],
     )
     sizes = Table(
-        f"What the network learned. {noise}",
+        f"What the network learned: {noise}.",
         ["temperature", "right on training rows (%)", "directions for 99 % of variance",
          "columns of the embedding", "5 neighbours on them (%)"],
         [
@@ -67,9 +76,9 @@ def report_sweep(
     pictures = draw(
         TemperatureSweepDisplay(rows).plot,
         (
-            f"Accuracy against temperature, in %: in distribution {ends('accuracy', 100)}"
-            f"; under shift {ends('shifted_accuracy', 100)}; of neighbours on the "
-            f"embedding {ends('knn_accuracy', 100)}.",
+            "Accuracy in % against temperature: in distribution "
+            f"{ends('accuracy', 100)}; under shift {ends('shifted_accuracy', 100)}; of "
+            f"neighbours on the embedding {ends('knn_accuracy', 100)}.",
             "Accuracy at each temperature; bands are 95 % intervals.",
         ),
         (
@@ -85,6 +94,4 @@ def report_sweep(
         Section("What the temperature does", tables=[sizes], pictures=pictures),
         Section("How to make this again", ["In a shell:"], code=command),
     ]
-    page = Page(title, advice, sections)
-    page.words = words_of(page)
-    write_page(page, path)
+    write_page(Page(title, advice, sections), path)
