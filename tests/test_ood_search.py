@@ -790,6 +790,14 @@ def test_scores_are_those_of_a_hand_written_loop(data):
         }.items():
             theirs = search.cv_results_[f"mean_{stage}_{name}"][k]
             assert theirs == pytest.approx(score)
+    # Of the finalist, over its seeds.
+    for name, scores in {
+        "ood": ood.mean(axis=1),
+        "ood_2": ood[:, 2],
+        "id": np.reshape(held_out, ood.shape).mean(axis=1),
+    }.items():
+        theirs = search.cv_results_[f"std_final_{name}"][finalist]
+        assert theirs == pytest.approx(np.std(scores))
 
 
 def test_the_first_trials_are_the_baseline(data):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ class CodeWriter:
             return f"float({str(value)!r})"
         if value is None or kind in (bool, int, float, str, bytes):
             return repr(value)
-        if isinstance(value, type | FunctionType):
+        if callable(value) and hasattr(value, "__name__"):
             return self._import(value)
         if kind in _BRACKETS:
             items = [self.write(item, indent + 4) for item in value]
@@ -82,7 +81,7 @@ class CodeWriter:
 
     def _import(self, value: Any) -> str:
         """Return the name of a class or function, from the module that publishes it."""
-        name, parts = str(value.__name__), value.__module__.split(".")
+        name, parts = str(value.__name__), str(value.__module__).split(".")
         homes = [".".join(parts[: k + 1]) for k in range(len(parts))]
         found = [h for h in homes if getattr(sys.modules.get(h), name, None) is value]
         if not found or found[0] == "__main__":
