@@ -1277,7 +1277,7 @@ def test_a_rerun_goes_on_where_it_was(data, storage):
     more = make_search(storage=storage, n_trials=10).fit(X, y, domains=domains)
     assert more.n_trials_ == 10
     names = ["rank_test_score", "stage", "n_seeds"]
-    names += [name for name in more.results_ if name.startswith("mean_final")]
+    names += [name for name in more.results_ if "_final_" in name]
     pd.testing.assert_frame_equal(
         more.results_.iloc[:7].drop(columns=names), first.results_.drop(columns=names)
     )

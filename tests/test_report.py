@@ -295,6 +295,15 @@ def test_a_choice_and_a_kept_baseline_are_told_apart(search, tmp_path):
         check_search(page, other)
 
 
+def test_one_fresh_seed_has_no_intervals(search, tmp_path):
+    one = copy.copy(search)
+    one.cv_results_ = dict(search.cv_results_)
+    one.cv_results_["n_seeds"] = np.minimum(search.cv_results_["n_seeds"], 2)
+    page = Page(report(one, tmp_path / "page.html"))
+    assert "of one fresh seed each, so without intervals" in page.words
+    assert "±" not in page.words
+
+
 def test_a_grid_is_shown_as_it_was(pages, grid):
     page = Page(pages["grid"])
     results = grid.cv_results_

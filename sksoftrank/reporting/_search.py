@@ -159,14 +159,15 @@ class OODResults(Results):
         own = np.where(table["is_baseline"], table["mean_test_id"], np.nan)
         self.baseline = None if np.isnan(own).all() else int(np.nanargmax(own))
         self.stage, self.n_seeds = "test", 1
-        noise = "of one seed each, so without intervals"
         if self.is_final[self.best]:
             self.stage, self.n_seeds = "final", int(max(table["n_seeds"])) - 1
-            noise = (
+        fresh = "fresh " if self.stage == "final" else ""
+        self.noise = f"of one {fresh}seed each, so without intervals"
+        if self.n_seeds > 1:
+            self.noise = (
                 f"means of {self.n_seeds} fresh seeds with 95 % intervals, which know "
                 "the noise of training"
             )
-        self.noise = noise
         # Finalists first; those without a score are in none of the tables.
         score = np.where(self.is_final, table["mean_final_score"], self.mean)
         order = sorted(
@@ -195,7 +196,7 @@ class OODResults(Results):
         counts = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
         (name, _), *others = super().facts()
         weight = self.search.ood_weight
-        stages = f"{self.is_final.sum()} settings with {self.n_seeds} fresh seeds each"
+        stages = f"{self.is_final.sum()} settings, fresh seeds of each: {self.n_seeds}"
         return [
             (name, f"{len(states)} ({counts})"),
             ("shifts scored", shorten(self.search.domains_, 20)),
