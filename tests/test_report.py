@@ -29,6 +29,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import sksoftrank.__main__ as command_line
 from sksoftrank import (
+    OODDetector,
     OODSearchCV,
     SoftRankClassifier,
     SoftRankEnsembleClassifier,
@@ -470,6 +471,7 @@ def test_bad_input_is_refused_before_any_work(clf, grid, rows, tmp_path, monkeyp
         ((without, out, X, y), ValueError, r"X must be None for a search that has no"),
         ((SoftRankMLPClassifier, out, X, y), TypeError, r"estimator must be a fitted"),
         ((3, out), TypeError, r"estimator must be a fitted .* got 3"),
+        ((OODDetector(clf), out), TypeError, r"estimator must be .* got OODDetector"),
         ((SoftRankMLPClassifier(), out, X, y), NotFittedError, r"not fitted"),
         ((OODSearchCV(clf), out, X, y), NotFittedError, r"not fitted"),
     ]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import resample
 from sklearn.utils.validation import check_is_fitted
 
@@ -123,14 +124,12 @@ def report(
 
 def _check(estimator: Any, X: Any, y: Any, shifted: Any, title: Any) -> Any:
     """Return the model that a report is of, None where a search refitted none."""
-    if isinstance(estimator, type) or not hasattr(estimator, "predict"):
-        if not hasattr(estimator, "cv_results_"):
-            raise TypeError(
-                "estimator must be a fitted classifier or search, got "
-                f"{estimator!r}. Fit one, and pass it."
-            )
-    else:
-        check_is_fitted(estimator)
+    if not isinstance(estimator, BaseEstimator) or not is_classifier(estimator):
+        raise TypeError(
+            "estimator must be a fitted classifier, or a search over classifiers, got "
+            f"{estimator!r}. Fit one, and pass it."
+        )
+    check_is_fitted(estimator)
     model = estimator
     if hasattr(estimator, "cv_results_"):
         model = getattr(estimator, "best_estimator_", None)
