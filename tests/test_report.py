@@ -269,6 +269,7 @@ def check_search(page, search):
         ]
     assert search.best_reason_ in page.words
     chosen = page.table("tried")
+    assert len(chosen) == sum(name.startswith("param_") for name in results)
     assert chosen["temperature"][1] == f"{best_param(search, 'temperature'):.4g}"
 
 

@@ -15,6 +15,7 @@ from sksoftrank.displays import OODSearchDisplay
 from sksoftrank.reporting._code import code_of
 from sksoftrank.reporting._page import (
     IN_DISTRIBUTION,
+    NOTHING,
     Picture,
     Section,
     Table,
@@ -134,10 +135,13 @@ class Results:
             [
                 name.removeprefix(prefix),
                 _tried(self.table[f"param_{name}"]),
-                _written(value),
+                _written(params[name]) if name in params else NOTHING,
             ]
-            for name, value in sorted(params.items())
-            if f"param_{name}" in self.table
+            for name in sorted(
+                key.removeprefix("param_")
+                for key in self.table
+                if key.startswith("param_")
+            )
         ]
         columns = ["parameter", "tried", "chosen"]
         return [Table("What the search could set.", columns, rows)] if rows else []
@@ -245,10 +249,9 @@ class OODResults(Results):
             if k is not None:
                 own, ood = self.cell(k, "test_id"), self.cell(k, "test_ood")
                 alt += f" The {name} scores {own} and {ood}."
-        caption = (
-            "Each setting by its scores with the first seed. None is better in both "
-            "than the Pareto front."
-        )
+        caption = "Each setting by its scores with the first seed."
+        if display.frame_["is_pareto"].sum() > 1:
+            caption += " None is better in both than the Pareto front."
         return draw(display.plot, (alt, caption), size=(5.0, 4.4))
 
     def lead(self) -> str:
@@ -294,8 +297,9 @@ def _tried(values: Any) -> str:
     """Return what a parameter's values were, as a range or a list."""
     given = list(np.ma.getdata(values)[~np.ma.getmaskarray(values)])
     is_number = all(isinstance(v, Real) and not isinstance(v, bool) for v in given)
+    given = sorted(given) if is_number else given
     if is_number and len(set(given)) > 4:
-        return f"{min(given):.4g} to {max(given):.4g}"
+        return f"{given[0]:.4g} to {given[-1]:.4g}"
     return shorten(dict.fromkeys(map(_written, given)), 6)
 
 
