@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
 WHEEL := build/wheel
-CORE := estimators compression rank losses net search ood_search ood datasets displays persistence export private_apis
+CORE := estimators compression rank losses net search ood_search ood datasets displays persistence export report private_apis
 
 .PHONY: demo test test-kernels test-lowest test-postgres test-wheel lint docs bench clean
 
@@ -38,7 +38,7 @@ test-wheel: $(READY)
 	rm -rf $(WHEEL)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) .
 	$(PYTHON) -m venv $(WHEEL)/venv
-	$(WHEEL)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls $(WHEEL)/*.whl)[plot]"
+	$(WHEEL)/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls $(WHEEL)/*.whl)[plot,report]"
 	cd $(WHEEL) && venv/bin/python -P $(CURDIR)/tests/_wheel.py *.whl
 
 lint: $(READY)
@@ -67,5 +67,5 @@ $(VENV)/.ready-docs: $(READY)
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[data-parallel,files,image,onnx,plot,table]' hypothesis onnxruntime polars pytest pytest-xdist
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[data-parallel,files,image,onnx,plot,report,table]' hypothesis onnxruntime polars pytest pytest-xdist
 	touch $@

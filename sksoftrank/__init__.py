@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ood,
         persistence,
         rank,
+        reporting,
         search,
         shifts,
         theory,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     )
     from sksoftrank.export import to_onnx
     from sksoftrank.persistence import load, save
+    from sksoftrank.reporting import report
     from sksoftrank.search import (
         OODSearchCV,
         StackedGridSearchCV,
@@ -64,6 +66,7 @@ _HOMES = {
     "StackedGridSearchCV": "search",
     "StackedRandomizedSearchCV": "search",
     "load": "persistence",
+    "report": "reporting",
     "save": "persistence",
     "to_onnx": "export",
 }
@@ -83,6 +86,7 @@ _SUBMODULES = (
     "ood",
     "persistence",
     "rank",
+    "reporting",
     "search",
     "shifts",
     "theory",
@@ -118,6 +122,8 @@ __all__ = [
     "ood",
     "persistence",
     "rank",
+    "report",
+    "reporting",
     "save",
     "search",
     "shifts",

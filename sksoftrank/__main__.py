@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from sksoftrank.inspection import (
     summarize_sweep,
     temperature_sweep,
 )
+from sksoftrank.reporting._page import check_path
+from sksoftrank.reporting._sweep import report_sweep
 
 # More rows than this are sampled, and fits of more rows get fewer epochs, so that the
 # whole takes a minute or two.
@@ -66,11 +69,13 @@ def _run(args: argparse.Namespace) -> int:
     records = _sweep(train, test, shifted, args.seeds)
     rows = summarize_sweep(records)
     print(format_table(rows), end="\n\n")
-    print(advice(records, synthetic=args.domain is None), end="\n\n")
+    said = advice(records, synthetic=args.domain is None)
+    print(said, end="\n\n")
     seeds = "one seed"
     if args.seeds > 1:
         seeds = f"mean of {args.seeds} seeds and its 95 % interval"
-    return _draw(rows, output, f"{lines[0]}: {seeds}")
+    code = _draw(rows, output, f"{lines[0]}: {seeds}")
+    return _report(args, rows, lines, said) or code if args.report else code
 
 
 def _sweep(
@@ -143,6 +148,12 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="where the plot goes (default: NAME_temperature.png, here)",
     )
+    parser.add_argument(
+        "--report",
+        metavar="HTML",
+        type=Path,
+        help="where a report goes, of all this in one page (default: none is made)",
+    )
     return parser
 
 
@@ -193,6 +204,8 @@ def _check_options(args: argparse.Namespace, output: Path) -> None:
             f"--output must lie in a directory that exists, got {str(output)!r}. "
             f"Create {str(output.parent)!r} first."
         )
+    if args.report is not None:
+        check_path(args.report, "--report")
 
 
 # -- Data --------------------------------------------------------------------------
@@ -508,6 +521,42 @@ def _draw(rows: Sequence[Mapping[str, float]], output: Path, title: str) -> int:
         return 2
     print(f"Plot: {output}")
     return 0
+
+
+def _report(
+    args: argparse.Namespace,
+    rows: Sequence[Mapping[str, float]],
+    lines: Sequence[str],
+    said: str,
+) -> int:
+    try:
+        report_sweep(
+            rows,
+            args.report,
+            title=f"Temperatures on {lines[0]}",
+            data=lines[1:],
+            advice=said.splitlines(),
+            n_seeds=args.seeds,
+            command=_command(args),
+        )
+    except OSError as error:
+        print(f"error: the report can't be written: {error}", file=sys.stderr)
+        return 2
+    print(f"Report: {args.report}")
+    return 0
+
+
+def _command(args: argparse.Namespace) -> str:
+    """Return what to type for the same again."""
+    words = ["python", "-m", "sksoftrank"]
+    if args.data is not None:
+        # No option, whatever it begins with.
+        words.append(args.data if args.data[0] != "-" else f"./{args.data}")
+    for name in ("target", "domain", "source", "seeds", "output", "report"):
+        value = getattr(args, name)
+        if value is not None:
+            words.append(f"--{name}={value}")
+    return " ".join(map(shlex.quote, words))
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def write(
         )
     assert data[8:].startswith(_START)
     data[_CHECKSUM] = _digest(data)
-    _replace(path, data)
+    replace(path, data)
 
 
 def read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, Array]]:
@@ -194,7 +194,7 @@ def _digest(data: bytearray) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _replace(path: str | os.PathLike[str], data: bytearray) -> None:
+def replace(path: str | os.PathLike[str], data: bytearray) -> None:
     """Put a file in the place of what is there, in one step."""
     target = Path(os.path.realpath(path))  # A link stays one.
     if target.is_dir():

@@ -22,6 +22,7 @@ def main():
     installed = distribution("sksoftrank")
     assert roots == {"sksoftrank", f"sksoftrank-{installed.version}.dist-info"}, roots
     assert "sksoftrank/py.typed" in names
+    assert "sksoftrank/reporting/report.html.jinja" in names
     assert not [name for name in names if name.endswith((".pyc", ".json", ".png"))]
     place = Path(sksoftrank.__file__)
     assert place.is_relative_to(sys.prefix), place
@@ -41,6 +42,8 @@ def main():
         picture = Path(folder) / "spectrum.png"
         SpectrumDisplay.from_estimator(clf).figure_.savefig(picture)
         assert picture.stat().st_size > 0
+        page = sksoftrank.report(search, Path(folder) / "search.html", X, y)
+        assert "What was chosen, and why" in page.read_text(encoding="utf-8")
     command = [sys.executable, "-P", "-m", "sksoftrank", "--help"]
     assert "--target" in subprocess.check_output(command, text=True)
 

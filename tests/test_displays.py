@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import NotFittedError
@@ -430,3 +431,88 @@ def test_a_report_is_drawn_with_its_intervals(fitted):
         OODReportDisplay(records, "auc")
     with pytest.raises(ValueError, match="records must hold at least one domain"):
         OODReportDisplay([])
+
+
+# -- Names and backgrounds -----------------------------------------------------------
+
+NAMES = ["$a_b$", "$", "_hidden", "n\x00ul\nand more", "x" * 500, ""]
+
+
+def test_names_are_drawn_as_they_are():
+    records = [
+        {"domain": name, "severity": None}
+        | {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+        for name in NAMES
+    ]
+    report = OODReportDisplay(records).plot()
+    points = np.random.default_rng(0).standard_normal((len(NAMES), 2))
+    embedding = EmbeddingDisplay(points, NAMES).plot()
+    spectrum = SpectrumDisplay([2.0, 1.0], 2, 1, name="$x_1$").plot()
+    drawn = [label.get_text() for label in report.ax_.get_yticklabels()]
+    legend = [text.get_text() for text in embedding.ax_.get_legend().get_texts()]
+    assert sorted(legend) == sorted(drawn)
+    assert drawn[:4] == [r"\$a_b\$", r"\$", " _hidden", "n ul and more"]
+    assert drawn[4] == "x" * 27 + "…"
+    for display in (report, embedding, spectrum):
+        display.figure_.canvas.draw()  # A formula would be an error.
+
+
+def test_no_interval_lies_on_the_edge_and_no_front_is_a_point():
+    own = {"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95}
+    records = [{"domain": k, "severity": None, **own} for k in range(2)]
+    low, high = OODReportDisplay(records).plot().ax_.get_ylim()
+    assert low <= -0.5
+    assert high >= 1.5
+    for n, names in ((1, []), (2, ["Pareto front"])):
+        results = {
+            "trial": np.arange(n),
+            "mean_test_id": np.linspace(0.5, 0.6, n),
+            "mean_test_ood": np.linspace(0.6, 0.5, n),
+            "is_baseline": np.zeros(n, dtype=bool),
+            "stage": np.ones(n),
+        }
+        legend = OODSearchDisplay(results).plot().ax_.get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == [
+            *names, "configurations"
+        ]  # fmt: skip
+
+
+def colors(artists):
+    return [to_rgb(artist.get_color()) for artist in artists]
+
+
+def test_what_is_drawn_can_be_seen_on_a_dark_background():
+    import matplotlib.style
+
+    history = [
+        {"epoch": k, "train_loss": 1.0, "valid_loss": 1.0, "valid_acc": 0.5}
+        for k in (1, 2)
+    ]
+    with matplotlib.style.context("dark_background"):
+        training = TrainingDisplay(history).plot()
+        search = OODSearchDisplay(RESULTS).plot()
+        embedding = EmbeddingDisplay(np.eye(2), ["a", "b"]).plot()
+    assert min(map(sum, colors(training.axes_[1].lines))) > 0.8
+    assert min(map(sum, colors(search.ax_.lines))) > 0.8
+    for display in (search, embedding):
+        for points in display.ax_.collections:
+            assert points.get_facecolor()[:, :3].sum(axis=1).min() > 0.8
+
+
+def test_epochs_are_whole_numbers():
+    display = TrainingDisplay([{"epoch": k, "train_loss": 1.0} for k in (1, 2)]).plot()
+    ticks = display.axes_[0].get_xticks()
+    np.testing.assert_array_equal(ticks, np.round(ticks))
+
+
+def test_scores_that_are_no_shares_are_not_drawn_as_per_cent():
+    losses = {
+        name: -np.asarray(column, dtype=float)
+        if name in ("mean_test_id", "mean_test_ood")
+        else column
+        for name, column in RESULTS.items()
+    }
+    display = OODSearchDisplay(losses).plot()
+    assert display.ax_.get_xlabel() == "in distribution (score)"
+    drawn = np.concatenate([c.get_offsets()[:, 0] for c in display.ax_.collections])
+    assert sorted(drawn) == pytest.approx(sorted(display.frame_["id"]))

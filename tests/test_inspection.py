@@ -50,6 +50,8 @@ MEASURES = [
     "train_accuracy",
     "accuracy",
     "shifted_accuracy",
+    "shifted_accuracy[near]",
+    "shifted_accuracy[far]",
     "logit_norm",
     "effective_rank",
     "variance_rank",
@@ -116,6 +118,10 @@ def test_records_are_what_one_measures_by_hand(sweep, problem, estimator):
             "shifted_accuracy": np.mean(
                 [np.mean(clf.predict(A) == b) for A, b in shifted.values()]
             ),
+            **{
+                f"shifted_accuracy[{name}]": np.mean(clf.predict(A) == b)
+                for name, (A, b) in shifted.items()
+            },
             "logit_norm": clf.logit_norm_,
             "effective_rank": effective_rank(Z, center=True),
             "variance_rank": variance_rank(Z, 0.99),

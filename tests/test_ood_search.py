@@ -790,6 +790,14 @@ def test_scores_are_those_of_a_hand_written_loop(data):
         }.items():
             theirs = search.cv_results_[f"mean_{stage}_{name}"][k]
             assert theirs == pytest.approx(score)
+    # Of the finalist, over its seeds.
+    for name, scores in {
+        "ood": ood.mean(axis=1),
+        "ood_2": ood[:, 2],
+        "id": np.reshape(held_out, ood.shape).mean(axis=1),
+    }.items():
+        theirs = search.cv_results_[f"std_final_{name}"][finalist]
+        assert theirs == pytest.approx(np.std(scores))
 
 
 def test_the_first_trials_are_the_baseline(data):
@@ -1269,7 +1277,7 @@ def test_a_rerun_goes_on_where_it_was(data, storage):
     more = make_search(storage=storage, n_trials=10).fit(X, y, domains=domains)
     assert more.n_trials_ == 10
     names = ["rank_test_score", "stage", "n_seeds"]
-    names += [name for name in more.results_ if name.startswith("mean_final")]
+    names += [name for name in more.results_ if "_final_" in name]
     pd.testing.assert_frame_equal(
         more.results_.iloc[:7].drop(columns=names), first.results_.drop(columns=names)
     )

@@ -15,7 +15,9 @@ from sksoftrank.displays._style import (
     GREY,
     ORANGE,
     finish,
+    ink,
     make_axes,
+    plain,
 )
 
 Frame = dict[str, npt.NDArray[Any]]
@@ -124,7 +126,7 @@ class TrainingDisplay:
                 markersize=5,
                 markevery=every,
             )
-        self.axes_[0].set(xlabel="epoch", ylabel="loss at the temperature")
+        self.axes_[0].set_ylabel("loss at the temperature")
         if has_accuracy:
             accuracy = 100 * frame["valid_acc"]
             best = int(np.argmax(accuracy))
@@ -139,13 +141,15 @@ class TrainingDisplay:
             )
             self.axes_[1].axvline(
                 frame["epoch"][best],
-                color="black",
+                color=ink(self.axes_[1]),
                 ls=":",
                 lw=1,
                 label=f"best: epoch {frame['epoch'][best]}, {accuracy[best]:.1f} %",
             )
-            self.axes_[1].set(xlabel="epoch", ylabel="accuracy (%)")
+            self.axes_[1].set_ylabel("accuracy (%)")
         for axes in self.axes_:
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             finish(axes)
         if title is not None:
             self.figure_.suptitle(title)
@@ -272,7 +276,7 @@ class SpectrumDisplay:
             color=color,
             markersize=4,
             markevery=max(1, int(shown.sum()) // 12),
-            label=f"{self.name}: rank {self.rank}, {self.n_components} kept",
+            label=f"{plain(self.name)}: rank {self.rank}, {self.n_components} kept",
         )
         kept = min(self.n_components, len(direction)) - 1
         self.ax_.plot(
@@ -431,9 +435,13 @@ class EmbeddingDisplay:
         is_shifted = frame.get("is_shifted", np.zeros(n, dtype=bool))
         classes = np.unique(labels)
         from matplotlib import colormaps
+        from matplotlib.colors import to_rgb
 
-        # Of even steps in lightness, so that neighbours differ in grey.
-        colors: Any = colormaps["viridis"](np.linspace(0.0, 0.9, len(classes)))
+        # Of even steps in lightness, so that neighbours differ in grey; but for the end
+        # that is lost on this background.
+        is_dark = sum(to_rgb(self.ax_.get_facecolor())) < 1.5
+        ends = (0.25, 1.0) if is_dark else (0.0, 0.85)
+        colors: Any = colormaps["viridis"](np.linspace(*ends, len(classes)))
         if len(classes) == 1:
             colors = [BLUE]
         for k, value in enumerate(classes):
@@ -454,13 +462,13 @@ class EmbeddingDisplay:
                     s=22,
                     marker=marker,
                     alpha=0.8,
-                    label=None if shifted and has_own else str(value),
+                    label=None if shifted and has_own else plain(value),
                     **look,
                 )
         if is_shifted.any():
             name = "hollow: shifted"
             self.ax_.scatter(
-                [], [], s=22, facecolors="none", edgecolors="black", label=name
+                [], [], s=22, facecolors="none", edgecolors=ink(self.ax_), label=name
             )
         self.ax_.set(xlabel="first direction", ylabel="second direction")
         finish(self.ax_)

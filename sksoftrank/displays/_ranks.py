@@ -15,7 +15,9 @@ from sksoftrank.displays._style import (
     GREY,
     ORANGE,
     finish,
+    ink,
     make_axes,
+    plain,
 )
 
 
@@ -170,7 +172,7 @@ class RankProfileDisplay:
         for measure in ("domain_accuracy", "transfer_accuracy"):
             for name in profile[0][measure]:
                 columns[f"{measure}[{name}]"] = [r[measure][name] for r in profile]
-                self._curves[f"{measure}[{name}]"] = str(name)
+                self._curves[f"{measure}[{name}]"] = plain(name)
         self.frame_: dict[str, npt.NDArray[Any]] = {
             name: np.array(values) for name, values in columns.items()
         }
@@ -272,11 +274,11 @@ class RankProfileDisplay:
         numerical = [v for name, v in frame.items() if name.startswith("numerical")]
         look = {"color": GREY, "alpha": 0.2, "lw": 1, "label": self._band}
         rank.fill_between(places, numerical[-1], numerical[0], **look)
-        draw(rank, "width", "width", "_", color="black", markersize=14)
+        draw(rank, "width", "width", "_", color=ink(rank), markersize=14)
         draw(rank, "variance_rank", "99 % of variance", "s-", color=ORANGE)
         draw(rank, "effective_rank", "effective rank", "o-", color=BLUE)
         if np.isfinite(frame["places_effective_rank"]).any():
-            hollow = {"color": BLUE, "markerfacecolor": "white"}
+            hollow = {"color": BLUE, "markerfacecolor": rank.get_facecolor()}
             name = "places_effective_rank"
             draw(rank, name, "effective rank, by places", "o:", **hollow)
         rank.set_ylim(bottom=0)
@@ -289,7 +291,7 @@ class RankProfileDisplay:
         own = frame["probe_accuracy"]
         depth = int(np.argmax(own >= 0.99 * own[-1]))
         label = f"effective depth {depth + 1}"
-        accuracy.axvline(depth, color="black", ls=":", lw=1, label=label)
+        accuracy.axvline(depth, color=ink(accuracy), ls=":", lw=1, label=label)
         accuracy.set_ylabel("accuracy of a linear probe (%)")
         for axes in self.axes_:
             axes.set_xticks(places, frame["layer"], rotation=45, ha="right")

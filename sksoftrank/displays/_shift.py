@@ -9,7 +9,16 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from sksoftrank.displays._style import BLUE, CURVES, GREY, ORANGE, finish, make_axes
+from sksoftrank.displays._style import (
+    BLUE,
+    CURVES,
+    GREY,
+    ORANGE,
+    finish,
+    ink,
+    make_axes,
+    plain,
+)
 
 Frame = dict[str, npt.NDArray[Any]]
 
@@ -150,28 +159,40 @@ class OODSearchDisplay:
         (self.ax_,) = make_axes(ax, 1, size=(6.0, 5.0))
         self.figure_ = self.ax_.figure
         frame = self.frame_
-        x, y = 100 * frame["id"], 100 * frame["ood"]
+        both = np.concatenate([frame["id"], frame["ood"]])
+        # Of other scores, such as the log loss, there are no per cent.
+        is_share = bool(((both >= 0) & (both <= 1)).all())
+        scale, unit = (100, "score, %") if is_share else (1, "score")
+        x, y = scale * frame["id"], scale * frame["ood"]
         other = ~(frame["is_baseline"] | frame["is_finalist"] | frame["is_choice"])
         # The baseline is in the second stage without being one.
         is_finalist = frame["is_finalist"] & ~frame["is_choice"] & ~frame["is_baseline"]
         kinds = (
             (other, "o", GREY, 18, "configurations"),
             (is_finalist, "s", BLUE, 34, "finalists"),
-            (frame["is_baseline"] & ~frame["is_choice"], "^", "black", 40, "baselines"),
+            (
+                frame["is_baseline"] & ~frame["is_choice"],
+                "^",
+                ink(self.ax_),
+                40,
+                "baselines",
+            ),
             (frame["is_choice"], "*", ORANGE, 190, "the choice"),
         )
         front = np.flatnonzero(frame["is_pareto"])
         front = front[np.argsort(x[front])]
-        self.ax_.plot(
-            x[front], y[front], ":", color="black", lw=1, zorder=1, label="Pareto front"
-        )
+        if len(front) > 1:
+            color, label = ink(self.ax_), "Pareto front"
+            self.ax_.plot(
+                x[front], y[front], ":", color=color, lw=1, zorder=1, label=label
+            )
         for rows, marker, color, size, label in kinds:
             if rows.any():
                 self.ax_.scatter(
                     x[rows], y[rows], s=size, marker=marker, color=color, label=label
                 )
         self.ax_.set(
-            xlabel="in distribution (score, %)", ylabel="under the shift (score, %)"
+            xlabel=f"in distribution ({unit})", ylabel=f"under the shift ({unit})"
         )
         finish(self.ax_)
         return self
@@ -340,10 +361,12 @@ class OODReportDisplay:
         if is_own.any():
             self.ax_.axvline(value[is_own][0], color=BLUE, ls=":", lw=1)
         names = [
-            domain if np.isnan(severity) or severity == 0 else f"{domain}, {severity:g}"
+            plain(domain)
+            + ("" if np.isnan(severity) or severity == 0 else f", {severity:g}")
             for domain, severity in zip(frame["domain"], frame["severity"], strict=True)
         ]
         self.ax_.set_yticks(places, names)
+        self.ax_.set_ylim(-0.6, n - 0.4)
         name = self.measure.replace("_", " ")
         self.ax_.set_xlabel(f"{name} (%)" if is_share else name)
         finish(self.ax_)

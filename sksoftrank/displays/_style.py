@@ -17,6 +17,24 @@ CURVES = tuple(
 )
 
 
+_MAX_LETTERS = 28
+
+
+def plain(name: object) -> str:
+    """Return a name as it is drawn: in one short line, no formula, and not left out."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(name))
+    text = " ".join(text.split()) or " "
+    if len(text) > _MAX_LETTERS:
+        text = f"{text[: _MAX_LETTERS - 1]}…"
+    # A dollar sign would start a formula, and a legend has no place for "_name".
+    return f"{' ' * text.startswith('_')}{text}".replace("$", r"\$")
+
+
+def ink(axes: Any) -> Any:
+    """Return the colour that axes are labelled in, which can be seen on theirs."""
+    return axes.xaxis.label.get_color()
+
+
 def make_axes(
     ax: Any, n_axes: int, size: tuple[float, float] | None = None
 ) -> tuple[Any, ...]:

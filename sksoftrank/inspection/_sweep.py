@@ -55,10 +55,11 @@ def temperature_sweep(
     -------
     list of dict
         One record a fit: ``temperature``, ``seed``; ``train_accuracy``, ``accuracy``,
-        ``shifted_accuracy`` (mean over the shifts); ``logit_norm`` of the training
-        logits; ``effective_rank`` and ``variance_rank`` (directions for 99 % of the
-        variance) of the centred test embedding; ``n_components`` of `transform`;
-        ``knn_accuracy`` of five nearest neighbours on it.
+        ``shifted_accuracy`` (mean over the shifts) and ``shifted_accuracy[<name>]`` of
+        each; ``logit_norm`` of the training logits; ``effective_rank`` and
+        ``variance_rank`` (directions for 99 % of the variance) of the centred test
+        embedding; ``n_components`` of `transform`; ``knn_accuracy`` of five nearest
+        neighbours on it.
 
     Examples
     --------
@@ -86,14 +87,18 @@ def temperature_sweep(
             clf.fit(*train)
             report = rank_report(clf.embed(test[0]))
             knn = KNeighborsClassifier().fit(clf.transform(train[0]), train[1])
-            hits = [clf.score(X, y) for X, y in shifted.values()]
+            hits = {
+                f"shifted_accuracy[{name}]": clf.score(*rows)
+                for name, rows in shifted.items()
+            }
             records.append(
                 {
                     "temperature": float(temperature),
                     "seed": seed,
                     "train_accuracy": clf.score(*train),
                     "accuracy": clf.score(*test),
-                    "shifted_accuracy": float(np.mean(hits)),
+                    "shifted_accuracy": float(np.mean([*hits.values()])),
+                    **hits,
                     "logit_norm": clf.logit_norm_,
                     "effective_rank": report["effective_rank"],
                     "variance_rank": report["variance_rank"][0.99],

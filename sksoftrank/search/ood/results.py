@@ -105,7 +105,17 @@ def make_columns(
     columns["mean_final_score"] = np.array(
         [o.score(criterion) if o else np.nan for o in fresh]
     )
-    columns |= _means(fresh, "final", plan)
+    final_means = _means(fresh, "final", plan)
+    n_seeds = max((len(o.ood) // plan.n_replicates for o in fresh if o), default=1)
+    by_seed = [
+        _means([_of_seed(k, o, plan) for o in fresh], "final", plan)
+        for k in range(n_seeds)
+    ]
+    columns |= final_means
+    columns |= {
+        f"std{name.removeprefix('mean')}": np.std([m[name] for m in by_seed], axis=0)
+        for name in final_means
+    }
     columns["stage"] = np.array([2 if o else 1 for o in fresh])
     columns["n_seeds"] = np.array(
         [1 + (len(o.ood) // plan.n_replicates if o else 0) for o in fresh]
@@ -117,6 +127,20 @@ def make_columns(
     columns["state"] = np.array([trial.state.name for trial in trials])
     columns["is_baseline"] = np.array([is_baseline(trial) for trial in trials])
     return columns
+
+
+def _of_seed(seed: int, outcome: Outcome | None, plan: Plan) -> Outcome | None:
+    """Return what one of the seeds scored."""
+    if outcome is None:
+        return None
+    ood, each = (
+        scores[seed * size : (seed + 1) * size]
+        for scores, size in (
+            (outcome.ood, plan.n_replicates),
+            (outcome.id, len(plan.splits)),
+        )
+    )
+    return Outcome(ood, each)
 
 
 def _means(

@@ -190,10 +190,11 @@ class OODSearchCV(BaseNetworkSearchCV):
         of ``fit_time`` and ``score_time`` over fits: all of the first stage. And its
         ``mean_test_id``, ``split<i>_test_id``, ``mean_test_ood``,
         ``mean_test_ood_<domain>``; the same means of the fresh seeds of the second
-        stage, ``mean_final_score`` and so on, NaN for what was not in it; ``stage`` (2
-        for finalists, else 1), ``n_seeds``, ``n_components``, ``rank`` (of the
-        embedding of 1,000 rows at most), ``trial`` (its number), ``state``,
-        ``is_baseline``.
+        stage, ``mean_final_score`` and so on, NaN for what was not in it, and
+        deviations over those seeds, ``std_final_id``, ``std_final_ood`` and
+        ``std_final_ood_<domain>``; ``stage`` (2 for finalists, else 1), ``n_seeds``,
+        ``n_components``, ``rank`` (of the embedding of 1,000 rows at most), ``trial``
+        (its number), ``state``, ``is_baseline``.
     results_ : pandas.DataFrame
         The same as a table; needs pandas.
     best_estimator_ : estimator
