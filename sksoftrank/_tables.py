@@ -206,16 +206,17 @@ def _head(path: Path) -> bytes:
 
 
 def _separator(head: str) -> str:
-    """Return what cuts each of the first lines into the most fields.
+    """Return what cuts the first lines into as many fields each, and the most.
 
     As csv.Sniffer would, but for quoted cells that hold separators: they mislead it.
     """
 
-    def n_fields(separator: str) -> tuple[int, int]:
+    def n_fields(separator: str) -> tuple[bool, int, int]:
         lines = io.StringIO(head, newline=None)
         rows = csv.reader(lines, delimiter=separator, skipinitialspace=True)
         counts = [len(row) for row in islice(filter(None, rows), _HEAD_ROWS)]
-        return min(counts, default=0), sum(counts)
+        least, most = min(counts, default=0), max(counts, default=0)
+        return least == most > 1, least, sum(counts)
 
     return max(SEPARATORS, key=n_fields)
 
