@@ -157,6 +157,12 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, Array]
 _MALFORMED = (ValueError, TypeError, LookupError, RecursionError)
 
 
+class FormatError(ValueError):
+    """The error of a file that can't be read, and in `what` the reason alone."""
+
+    what = ""
+
+
 def refuse(
     path: str | os.PathLike[str],
     what: str,
@@ -164,10 +170,12 @@ def refuse(
     cause: Exception | None = None,
 ) -> NoReturn:
     """Raise the error of a file that can't be read."""
-    raise ValueError(
+    error = FormatError(
         f"path must be a file that sksoftrank wrote, got {os.fspath(path)!r}, {what}. "
         f"{remedy}"
-    ) from cause
+    )
+    error.what = what
+    raise error from cause
 
 
 def _refuse_damaged(path: str | os.PathLike[str]) -> NoReturn:

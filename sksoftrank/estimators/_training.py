@@ -11,6 +11,7 @@ from sksoftrank.estimators._choice import Choice
 from sksoftrank.estimators._recipe import MODERATE, Strength
 from sksoftrank.estimators._training_data import Rows
 from sksoftrank.training import SoftRankNet, StopFlag, StreamDataset, fit_nets
+from sksoftrank.training._checkpoint import Checkpoint
 
 
 class Search(Protocol):
@@ -43,6 +44,7 @@ class Training:
     searches: list[Callable[..., Search]] = field(default_factory=list)
     search: Search | None = None
     found: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
 
     @property
     def trials(self) -> list[tuple[SoftRankNet, Rows]]:
@@ -65,8 +67,29 @@ class Training:
         if isinstance(search, Choice):
             self.strength, self.logit_scale = search.strength, search.logit_scale
         self.start_search()
-        if self.search is None:
-            self.net = self.build(self.dataset, **self.found)
+        if self.search is not None:
+            return
+        self.net = self.build(self.dataset, **self.found)
+        if self.checkpoint is not None:
+            self.checkpoint.note(
+                {
+                    "steps": self.strength.steps,
+                    "dropout": self.strength.dropout,
+                    "logit_scale": self.logit_scale,
+                    "temperature": self.found.get("temperature"),
+                }
+            )
+
+    def go_on(self, checkpoint: Checkpoint) -> None:
+        """Write to a checkpoint, and build what searches before it have found."""
+        self.checkpoint, outcome = checkpoint, checkpoint.outcome
+        if outcome is None or self.build is None:
+            return
+        self.strength = Strength(outcome["steps"], outcome["dropout"])
+        self.logit_scale = outcome["logit_scale"]
+        self.net = self.build(
+            self.dataset, strength=self.strength, temperature=outcome["temperature"]
+        )
 
 
 def fit_trainings(
@@ -113,6 +136,7 @@ def fit_trainings(
             [trainings[k].dataset for k in left],
             stop,
             together=any(callback is not None for callback in own_callbacks),
+            checkpoints=[trainings[k].checkpoint for k in left],
         )
     finally:
         for net, callback in zip(nets, own_callbacks, strict=True):

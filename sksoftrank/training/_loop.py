@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from sksoftrank.training._member import Member
 from sksoftrank.training._stopping import divergence
@@ -34,6 +35,12 @@ class Steps(Protocol):
     def drop(self, places: Sequence[int]) -> None:
         """Take members out, with the weights last kept."""
 
+    def optimizer_state(self, k: int) -> dict[str, Any]:
+        """Return what the optimizer knows of a member, as it is in memory."""
+
+    def load_optimizer_state(self, k: int, state: dict[str, Any]) -> None:
+        """Let the optimizer go on from what `optimizer_state` returned."""
+
 
 def train(steps: Steps) -> None:
     """Train the members of `steps` to their ends, each as it would be alone.
@@ -59,8 +66,12 @@ def train(steps: Steps) -> None:
 
 
 def _run(steps: Steps) -> None:
-    steps.drop([k for k, member in enumerate(steps.members) if member.n_epochs == 0])
-    epoch = 0
+    for k, member in enumerate(steps.members):
+        load = partial(steps.load_optimizer_state, k)
+        if member.checkpoint is not None and member.checkpoint.restore(member, load):
+            steps.keep(k)
+    steps.drop([k for k, member in enumerate(steps.members) if member.is_finished])
+    epoch = max((len(member.history) for member in steps.members), default=0)
     while steps.members:
         epoch += 1
         for member in steps.members:
@@ -88,23 +99,23 @@ def _run(steps: Steps) -> None:
                     }
                 )
                 steps.keep(k)
-                _tell(member)
+                _tell(steps, k)
         steps.drop(
             [
                 k
                 for k, member in enumerate(steps.members)
-                if member.error is not None
-                or member.is_stopped
-                or epoch == member.n_epochs
+                if member.error is not None or member.is_finished
             ]
         )
 
 
-def _tell(member: Member) -> None:
-    """Let a member's hook know of an epoch; an error of its is the member's own."""
-    if member.on_epoch_end is None:
-        return
+def _tell(steps: Steps, k: int) -> None:
+    """Let a member's hooks know of an epoch; an error of theirs is the member's own."""
+    member = steps.members[k]
     try:
-        member.is_stopped = member.on_epoch_end(member) is True
+        if member.on_epoch_end is not None:
+            member.is_stopped = member.on_epoch_end(member) is True
+        if member.checkpoint is not None:
+            member.checkpoint.write(member, steps.optimizer_state(k))
     except Exception as error:
         member.error = error

@@ -35,6 +35,7 @@ from sksoftrank.losses import (
 from sksoftrank.modules._protocol import lr_scales, parameters_without_decay
 from sksoftrank.training._autograd import as_logits, validate
 from sksoftrank.training._batches import InMemoryDataset
+from sksoftrank.training._checkpoint import Checkpoint
 from sksoftrank.training._grouping import (
     acts_on_batches,
     callbacks_of,
@@ -452,10 +453,10 @@ class SoftRankNet(NeuralNetClassifier):
                 return int(callback.best_epoch_)
         return len(self.history)
 
-    def warn_of_interruption(self) -> None:
-        """Say that Ctrl-C ended the training, and what is kept."""
+    def warn_of_interruption(self, more: str = "") -> None:
+        """Say that Ctrl-C ended the training, what is kept, and `more`."""
         message = interruption(len(self.history), self.max_epochs, self.kept_epoch)
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warnings.warn(message + more, UserWarning, stacklevel=4)
 
     def _make_member(
         self,
@@ -611,6 +612,7 @@ def fit_nets(
     stop: StopFlag | None = None,
     *,
     together: bool = False,
+    checkpoints: Sequence[Checkpoint | None] | None = None,
 ) -> list[Exception | None]:
     """Train initialised nets, in stacks where they can be, each as by its own `fit`.
 
@@ -625,6 +627,8 @@ def fit_nets(
     together : bool, default=False
         Whether nets that can be one stack are, however large, as those must be whose
         callbacks wait for each other.
+    checkpoints : sequence of Checkpoint or None, default=None
+        What each goes on from and is written to, or None.
 
     Returns
     -------
@@ -651,10 +655,15 @@ def fit_nets(
     """
     errors: list[Exception | None] = [None] * len(nets)
     members: dict[int, Member] = {}
-    for k, (net, dataset) in enumerate(zip(nets, datasets, strict=True)):
+    checkpoints = checkpoints or [None] * len(nets)
+    parts = zip(nets, datasets, checkpoints, strict=True)
+    for k, (net, dataset, checkpoint) in enumerate(parts):
         try:
             net.notify("on_train_begin", X=dataset, y=None)
+            if checkpoint is not None:
+                checkpoint.attach(net)
             members[k] = net._make_member(dataset)
+            members[k].checkpoint = checkpoint
         except Exception as error:
             errors[k] = error
     SoftRankNet._train(

@@ -1,0 +1,402 @@
+"""The file that a fit goes on from: all that its training has come to."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from sksoftrank import _format
+from sksoftrank._digest import digest, shorten
+from sksoftrank.modules._layers import RandomLayer
+from sksoftrank.training._grouping import callbacks_of
+from sksoftrank.training._member import Member
+from sksoftrank.training._stopping import AccuracyStopping
+
+# Of a training's time that goes into writing, at most: of short epochs some are not
+# written.
+SHARE = 1 / 20
+_KIND = "checkpoint"
+# What numpy has no numbers for is written as bytes.
+_AS_BYTES = {"bfloat16": torch.bfloat16, "complex64": torch.complex64}
+_ADVICE = "Undo the change, delete the file to start anew, or name another one"
+
+
+class Checkpoint:
+    """The file of one fit, read where there is one, and written as it trains.
+
+    A context around the training: the file goes when that has come to its end, and
+    where it failed before anything was learnt. Otherwise it stays.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        Where the file is, or will be.
+
+    Attributes
+    ----------
+    seeds : dict of str to int, or None
+        What the fit that wrote the file has drawn; None where there is no file.
+    outcome : dict or None
+        What its searches have found, once they are over.
+
+    Raises
+    ------
+    ValueError
+        If what is there is no such file, or was changed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        self.seeds: dict[str, int] | None = None
+        self.outcome: dict[str, Any] | None = None
+        self._parts: dict[str, str] | None = None
+        self._training: Any = None
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        self._net: Any = None
+        self._is_kept = False
+        self._has_failed = False
+        self._next = -math.inf
+        try:
+            content, self._arrays = _format.read(path, _KIND)
+        except FileNotFoundError:
+            return
+        except _format.FormatError as error:
+            self._refuse(error.what, error)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            self._parts, self.seeds = dict(content["fit"]), dict(content["seeds"])
+            self.outcome, self._training = content["outcome"], content["training"]
+        except _MALFORMED as error:
+            self._refuse("which no fit has written", error)
+        self._is_kept = True
+
+    def begin(
+        self, parts: Mapping[str, str], seeds: dict[str, int], module: nn.Module
+    ) -> None:
+        """Refuse the file of another fit, or write one, before any training.
+
+        Parameters
+        ----------
+        parts : mapping of str to str
+            What tells one fit from another, by name.
+        seeds : dict of str to int
+            What the fit has drawn.
+        module : Module
+            The network with its initial weights.
+
+        Raises
+        ------
+        ValueError
+            If the file was written by another fit, or can't be written of this one.
+        OSError
+            If it can't be written.
+        """
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        try:
+            _pack(_tensors_of(module), "", arrays)
+        except ValueError as error:
+            raise ValueError(
+                "checkpoint must be None for a network that can't be written, got "
+                f"{os.fspath(self.path)!r} and one {error}. Convert it."
+            ) from error
+        parts = {**parts, "initial weights": digest(sorted(arrays.items()))}
+        before = self._parts
+        if before is not None:
+            changed = [
+                f"{part}: {shorten(before.get(part))} there, "
+                f"{shorten(parts.get(part))} here"
+                for part in sorted({*parts, *before})
+                if parts.get(part) != before.get(part)
+            ]
+            if changed:
+                self._refuse(f"of another fit: {'; '.join(changed)}")
+            return
+        self._parts, self.seeds = parts, seeds
+        try:
+            self._write(None)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> OSError:
+        what = f"checkpoint must be a path to read and write, but: {error.strerror}"
+        return OSError(error.errno, what, os.fspath(self.path))
+
+    def _refuse(self, what: str, cause: Exception | None = None) -> NoReturn:
+        raise ValueError(
+            "checkpoint must be a new file or that of the same fit, got "
+            f"{os.fspath(self.path)!r}, {what}. {_ADVICE}."
+        ) from cause
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        was_interrupted = self._net is not None and self._net.was_interrupted_
+        if (was_interrupted or error is not None) and self._is_kept:
+            return
+        try:
+            Path(self.path).unlink(missing_ok=True)
+        except OSError as reason:
+            warnings.warn(
+                f"checkpoint={os.fspath(self.path)!r} is of no use any more, but could "
+                f"not be deleted: {reason}. Delete it.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    # -- Going on ----------------------------------------------------------------------
+
+    def attach(self, net: Any) -> None:
+        """Give a net about to train the history that it had."""
+        self._net = net
+        if self._training is None:
+            return
+        try:
+            self._training = state = _unpack(self._training, self._arrays)
+            for record in state["history"]:
+                net.history.append({"batches": [], **record})
+            for stopping, own in zip(_stoppings(net), state["stopping"], strict=True):
+                best = stopping.best_
+                best.accuracy, best.loss = float(own["accuracy"]), float(own["loss"])
+                best.epoch, best.misses = int(own["epoch"]), int(own["misses"])
+                stopping.best_epoch_, stopping.misses_ = best.epoch, best.misses
+                stopping.best_model_weights_ = own["weights"]
+        except _MALFORMED as error:
+            self._refuse("whose history is none", error)
+
+    def restore(
+        self, member: Member, load_optimizer: Callable[[dict[str, Any]], object]
+    ) -> bool:
+        """Give a member, and its optimizer, all that they had; return if that is so."""
+        state, self._training, self._arrays = self._training, None, {}
+        if state is None:
+            return False
+        try:
+            _fill(_tensors_of(member.module), state["module"])
+            generators = _generators_of(member)
+            for name, own in _same(generators, state["generators"]):
+                if isinstance(own, torch.Generator):
+                    own.set_state(state["generators"][name])
+                else:
+                    own.bit_generator.state = state["generators"][name]
+            for device, own in zip(self._globals(), state["globals"], strict=True):
+                _set_global(device, own)
+            member.history.extend(
+                {"epoch": epoch, **{name: record[name] for name in _NAMES}}
+                for epoch, record in enumerate(state["history"], start=1)
+            )
+            member.is_stopped = bool(state["is_stopped"])
+            load_optimizer(state["optimizer"])
+        except _MALFORMED as error:
+            self._refuse("whose training is none of this network's", error)
+        return True
+
+    # -- Writing -----------------------------------------------------------------------
+
+    def write(self, member: Member, optimizer: dict[str, Any]) -> None:
+        """Write what a member has come to at the end of an epoch.
+
+        Unless that would take more than a share of the time. What can't be written is
+        told of, and costs no training.
+        """
+        if time.perf_counter() < self._next:
+            return
+        self._try(
+            {
+                "history": [
+                    {k: v for k, v in record.items() if k != "batches"}
+                    for record in self._net.history
+                ],
+                "is_stopped": member.is_stopped,
+                "stopping": [
+                    {
+                        **{name: getattr(stopping.best_, name) for name in _BEST},
+                        "weights": stopping.best_model_weights_,
+                    }
+                    for stopping in _stoppings(self._net)
+                ],
+                "module": _tensors_of(member.module),
+                "optimizer": optimizer,
+                "generators": {
+                    name: own.get_state()
+                    if isinstance(own, torch.Generator)
+                    else own.bit_generator.state
+                    for name, own in _generators_of(member).items()
+                },
+                "globals": [_get_global(device) for device in self._globals()],
+            }
+        )
+
+    def note(self, outcome: dict[str, Any]) -> None:
+        """Write what the searches have found, and need not find again."""
+        self.outcome = outcome
+        self._try(None)
+
+    def _try(self, training: Any) -> None:
+        try:
+            self._write(training)
+            self._is_kept, self._has_failed = True, False
+        except (OSError, ValueError) as error:
+            if self._has_failed:
+                return
+            self._has_failed = True
+            warnings.warn(
+                f"checkpoint={os.fspath(self.path)!r} could not be written: {error}. "
+                "The training goes on without, and tries again after later epochs; "
+                "what was written before is as it was.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _write(self, training: Any) -> None:
+        start = time.perf_counter()
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        content = {
+            "fit": self._parts,
+            "seeds": self.seeds,
+            "outcome": self.outcome,
+            "training": _pack(training, "", arrays),
+        }
+        try:
+            _format.write(self.path, _KIND, content, arrays)
+        finally:
+            end = time.perf_counter()
+            self._next = end + (end - start) / SHARE
+
+    def _globals(self) -> Iterator[torch.device]:
+        """Yield the devices whose global generators the training borrows."""
+        if self._net.random_state is None:
+            return
+        yield torch.device("cpu")
+        device = torch.device(self._net.device)
+        if device.type == "cuda":
+            yield device
+
+
+# What a file with another content leads to.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+_NAMES = ("train_loss", "lr", "temperature")
+_BEST = ("accuracy", "loss", "epoch", "misses")
+
+
+def _stoppings(net: Any) -> list[AccuracyStopping]:
+    return [c for c in callbacks_of(net) if isinstance(c, AccuracyStopping)]
+
+
+def _get_global(device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.get_rng_state()
+
+
+def _set_global(device: torch.device, state: Tensor) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
+
+
+def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    # Buffers that a module keeps out of its state_dict, too.
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _generators_of(member: Member) -> dict[str, Any]:
+    """Return the generators of the order and of the layers, by name."""
+    found: dict[str, Any] = {}
+    device = next(member.module.parameters()).device
+    for name, layer in member.module.named_modules():
+        if isinstance(layer, RandomLayer):
+            layer.generator_on(device)
+        for attribute, value in vars(layer).items():
+            if isinstance(value, torch.Generator | np.random.Generator):
+                found[f"{name}.{attribute}"] = value
+    for attribute in ("random_state", "generator"):
+        order = getattr(member.batches, attribute, None)
+        if isinstance(order, torch.Generator | np.random.Generator):
+            found["order"] = order
+    return found
+
+
+def _same(own: Mapping[str, Any], other: Mapping[str, Any]) -> Any:
+    """Return the items of `own`, whose names must be those of `other`."""
+    if own.keys() != other.keys():
+        raise ValueError(f"{[*other]} in place of {[*own]}")
+    return own.items()
+
+
+def _fill(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Fill tensors in their own memory, in the order that they have there."""
+    with torch.no_grad():
+        for name, tensor in _same(tensors, values):
+            value = values[name]
+            if value.shape != tensor.shape or value.dtype != tensor.dtype:
+                raise ValueError(f"{name} of {value.dtype}{tuple(value.shape)}")
+            tensor.copy_(value)
+
+
+def _pack(value: Any, name: str, arrays: dict[str, npt.NDArray[Any]]) -> Any:
+    """Return what JSON takes in place of a value, and add its tensors to `arrays`."""
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        tensor = value.detach().cpu().contiguous()
+        if dtype in _AS_BYTES:
+            tensor = tensor.reshape(-1).view(torch.uint8)
+        arrays[name] = array = tensor.numpy()
+        if not _format.is_native(array.dtype):
+            raise ValueError(f"with {name}, a tensor of {dtype}")
+        return {"tensor": [name, dtype, list(value.shape)]}
+    if isinstance(value, Mapping):
+        return {
+            "dict": [[k, _pack(v, f"{name}/{k}", arrays)] for k, v in value.items()]
+        }
+    if isinstance(value, list | tuple):
+        items = [_pack(v, f"{name}/{i}", arrays) for i, v in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"with {name}, a {type(value).__name__}")
+
+
+def _unpack(value: Any, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+    """Return the value that `_pack` was given."""
+    if isinstance(value, list):
+        return [_unpack(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, own),) = value.items()
+    if kind == "tensor":
+        name, dtype, shape = own
+        # In memory of torch's own, which is aligned.
+        tensor = torch.tensor(arrays[name])
+        if dtype in _AS_BYTES:
+            tensor = tensor.view(_AS_BYTES[dtype])
+        return tensor.reshape(shape)
+    if kind == "dict":
+        return {key: _unpack(item, arrays) for key, item in own}
+    if kind == "tuple":
+        return tuple(_unpack(item, arrays) for item in own)
+    if kind == "float":
+        return float(own)
+    raise ValueError(f"{kind!r} is none of these")
