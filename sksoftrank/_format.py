@@ -158,9 +158,11 @@ _MALFORMED = (ValueError, TypeError, LookupError, RecursionError)
 
 
 class FormatError(ValueError):
-    """The error of a file that can't be read, and in `what` the reason alone."""
+    """The error of a file, and in `what` the reason alone."""
 
-    what = ""
+    def __init__(self, message: str, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
 
 
 def refuse(
@@ -170,12 +172,11 @@ def refuse(
     cause: Exception | None = None,
 ) -> NoReturn:
     """Raise the error of a file that can't be read."""
-    error = FormatError(
+    raise FormatError(
         f"path must be a file that sksoftrank wrote, got {os.fspath(path)!r}, {what}. "
-        f"{remedy}"
-    )
-    error.what = what
-    raise error from cause
+        f"{remedy}",
+        what,
+    ) from cause
 
 
 def _refuse_damaged(path: str | os.PathLike[str]) -> NoReturn:
@@ -206,9 +207,10 @@ def _replace(path: str | os.PathLike[str], data: bytearray) -> None:
     """Put a file in the place of what is there, in one step."""
     target = Path(os.path.realpath(path))  # A link stays one.
     if target.is_dir():
-        raise ValueError(
+        raise FormatError(
             f"path must be that of a file, got the folder {os.fspath(path)!r}. Add a "
-            "name."
+            "name.",
+            "which is a folder",
         )
     # In the same folder: only within a file system is a file put in place in one step.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")

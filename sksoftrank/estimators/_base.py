@@ -143,12 +143,20 @@ class BaseSoftRankClassifier(
         call = {"estimator": self, "X": X, "y": y, "metadata": metadata}
         context.call_on_fit_task_begin(**call)
         follow = EpochTasks(context, **call) if has_callbacks(self) else None
+        checkpoint = training.checkpoint
+        if checkpoint is not None and checkpoint.epoch and self.verbose:
+            print(f"Going on after epoch {checkpoint.epoch}, from {self.checkpoint!r}.")  # noqa: T201
         (error,) = fit_trainings([training], callbacks=[follow])
         if error is not None:
             raise error
         if training.net.was_interrupted_ and not (follow and follow.is_stopped):
-            stays = f" checkpoint={self.checkpoint!r} stays, for the same fit to go on."
-            training.net.warn_of_interruption(stays if training.checkpoint else "")
+            stays = ""
+            if checkpoint is not None:
+                stays = (
+                    f" The same fit goes on after epoch {checkpoint.epoch} from "
+                    f"checkpoint={self.checkpoint!r}."
+                )
+            training.net.warn_of_interruption(stays)
         self._complete(training)
         context.call_on_fit_task_end(**call, reconstruction_attributes={})
 

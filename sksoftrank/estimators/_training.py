@@ -85,10 +85,14 @@ class Training:
         self.checkpoint, outcome = checkpoint, checkpoint.outcome
         if outcome is None or self.build is None:
             return
-        self.strength = Strength(outcome["steps"], outcome["dropout"])
-        self.logit_scale = outcome["logit_scale"]
+        try:
+            self.strength = Strength(outcome["steps"], outcome["dropout"])
+            self.logit_scale = outcome["logit_scale"]
+            temperature = outcome["temperature"]
+        except (LookupError, TypeError) as error:
+            checkpoint.refuse("whose searches have found nothing", error)
         self.net = self.build(
-            self.dataset, strength=self.strength, temperature=outcome["temperature"]
+            self.dataset, strength=self.strength, temperature=temperature
         )
 
 

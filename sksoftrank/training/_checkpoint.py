@@ -49,6 +49,8 @@ class Checkpoint:
         What the fit that wrote the file has drawn; None where there is no file.
     outcome : dict or None
         What its searches have found, once they are over.
+    epoch : int
+        The last one that the file holds.
 
     Raises
     ------
@@ -60,6 +62,7 @@ class Checkpoint:
         self.path = path
         self.seeds: dict[str, int] | None = None
         self.outcome: dict[str, Any] | None = None
+        self.epoch = 0
         self._parts: dict[str, str] | None = None
         self._training: Any = None
         self._arrays: dict[str, npt.NDArray[Any]] = {}
@@ -72,14 +75,15 @@ class Checkpoint:
         except FileNotFoundError:
             return
         except _format.FormatError as error:
-            self._refuse(error.what, error)
+            self.refuse(error.what, error)
         except OSError as error:
             raise self._unusable(error) from error
         try:
             self._parts, self.seeds = dict(content["fit"]), dict(content["seeds"])
             self.outcome, self._training = content["outcome"], content["training"]
+            self.epoch = content["epoch"]
         except _MALFORMED as error:
-            self._refuse("which no fit has written", error)
+            self.refuse("which no fit has written", error)
         self._is_kept = True
 
     def begin(
@@ -121,11 +125,13 @@ class Checkpoint:
                 if parts.get(part) != before.get(part)
             ]
             if changed:
-                self._refuse(f"of another fit: {'; '.join(changed)}")
+                self.refuse(f"of another fit: {'; '.join(changed)}")
             return
         self._parts, self.seeds = parts, seeds
         try:
             self._write(None)
+        except _format.FormatError as error:
+            self.refuse(error.what, error)
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -133,7 +139,8 @@ class Checkpoint:
         what = f"checkpoint must be a path to read and write, but: {error.strerror}"
         return OSError(error.errno, what, os.fspath(self.path))
 
-    def _refuse(self, what: str, cause: Exception | None = None) -> NoReturn:
+    def refuse(self, what: str, cause: Exception | None = None) -> NoReturn:
+        """Raise the error of a file that can't be gone on from."""
         raise ValueError(
             "checkpoint must be a new file or that of the same fit, got "
             f"{os.fspath(self.path)!r}, {what}. {_ADVICE}."
@@ -149,7 +156,7 @@ class Checkpoint:
         trace: TracebackType | None,
     ) -> None:
         was_interrupted = self._net is not None and self._net.was_interrupted_
-        if (was_interrupted or error is not None) and self._is_kept:
+        if was_interrupted or (error is not None and self._is_kept):
             return
         try:
             Path(self.path).unlink(missing_ok=True)
@@ -171,6 +178,9 @@ class Checkpoint:
         try:
             self._training = state = _unpack(self._training, self._arrays)
             for record in state["history"]:
+                values = [*record.values(), *(record[name] for name in _NAMES)]
+                if not all(isinstance(value, int | float) for value in values):
+                    raise ValueError(f"{record}")
                 net.history.append({"batches": [], **record})
             for stopping, own in zip(_stoppings(net), state["stopping"], strict=True):
                 best = stopping.best_
@@ -179,7 +189,7 @@ class Checkpoint:
                 stopping.best_epoch_, stopping.misses_ = best.epoch, best.misses
                 stopping.best_model_weights_ = own["weights"]
         except _MALFORMED as error:
-            self._refuse("whose history is none", error)
+            self.refuse("whose history is none", error)
 
     def restore(
         self, member: Member, load_optimizer: Callable[[dict[str, Any]], object]
@@ -205,7 +215,7 @@ class Checkpoint:
             member.is_stopped = bool(state["is_stopped"])
             load_optimizer(state["optimizer"])
         except _MALFORMED as error:
-            self._refuse("whose training is none of this network's", error)
+            self.refuse("whose training is none of this network's", error)
         return True
 
     # -- Writing -----------------------------------------------------------------------
@@ -269,6 +279,7 @@ class Checkpoint:
         start = time.perf_counter()
         arrays: dict[str, npt.NDArray[Any]] = {}
         content = {
+            "epoch": 0 if training is None else len(training["history"]),
             "fit": self._parts,
             "seeds": self.seeds,
             "outcome": self.outcome,
@@ -276,6 +287,7 @@ class Checkpoint:
         }
         try:
             _format.write(self.path, _KIND, content, arrays)
+            self.epoch = content["epoch"]
         finally:
             end = time.perf_counter()
             self._next = end + (end - start) / SHARE
@@ -291,7 +303,10 @@ class Checkpoint:
 
 
 # What a file with another content leads to.
-_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+_MALFORMED = (
+    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
+    ArithmeticError,
+)
 _NAMES = ("train_loss", "lr", "temperature")
 _BEST = ("accuracy", "loss", "epoch", "misses")
 
