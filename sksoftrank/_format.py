@@ -14,6 +14,7 @@ import secrets
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -74,7 +75,7 @@ def write(
         "content": content,
         "kind": kind,
         "schema": SCHEMA,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": _versions(),
     }
     # They are read by their addresses.
     packed = {name: np.asarray(a, order="C") for name, a in arrays.items()}
@@ -189,6 +190,11 @@ def _refuse_damaged(path: str | os.PathLike[str]) -> NoReturn:
 
 def _canonical(document: Any) -> str:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
 
 
 def _header_length(data: bytearray) -> int:

@@ -42,6 +42,8 @@ from sksoftrank import (
 )
 from sksoftrank.losses import ExponentialTemperature
 from sksoftrank.training import _checkpoint
+from sksoftrank.training._autograd import AutogradSteps
+from sksoftrank.training._stacked import StackSteps
 
 FITTED = ("history_", "temperature_", "logit_scale_", "auto_params_", "n_components_")
 FITTED += ("n_iter_", "training_accuracy_", "rank_", "logit_norm_")
@@ -164,7 +166,13 @@ def fit_and_snap(estimator, X, y, folder, monkeypatch, **params):
 
 
 def epoch_of(path):
-    return _format.read(path, "checkpoint")[0]["epoch"]
+    """Return the epochs that the network trained last has behind it."""
+    return count_epochs(_format.read(path, "checkpoint")[0])
+
+
+def count_epochs(content):
+    states = [state for state in content["networks"] if state is not None]
+    return len(dict(states[-1]["dict"])["history"]) if states else 0
 
 
 @pytest.mark.kernels
@@ -180,16 +188,59 @@ def test_a_fit_goes_on_from_each_of_its_epochs(name, blobs, tmp_path, monkeypatc
         assert_same(clone(estimator).set_params(checkpoint=None).fit(X, y), estimator)
     is_stack = name.startswith(("stack", "strengths", "target_rank", "no seed"))
     assert estimator.net_.has_optimizer_ != is_stack
-    n_before = name in ("strengths", "target_rank")
     epochs = [epoch_of(path) for path in copies]
     n_trained = len(estimator.net_.history)
-    assert epochs == [0] * (1 + n_before) + [*range(1, n_trained + 1)]
+    assert epochs[-n_trained:] == [*range(1, n_trained + 1)]
+    if name in ("strengths", "target_rank"):
+        assert len(epochs) > n_trained + 1
+    else:
+        assert epochs[0] == 0
     if len(copies) > 8:
-        copies = [*copies[:3], copies[-2], copies[-1]]
+        copies = copies[:: len(copies) // 6] + copies[-2:]
     for path in copies:
         other = clone(estimator).set_params(checkpoint=path).fit(X, y)
         assert_same(other, estimator)
         assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["stack, early stopping", "strengths", "autograd"])
+def test_no_epoch_is_trained_twice(name, blobs, tmp_path, monkeypatch):
+    estimator = clone(ESTIMATORS[name])
+    _, copies = fit_and_snap(estimator, *blobs, tmp_path, monkeypatch)
+    n_trained = 0
+    for steps in (StackSteps, AutogradSteps):
+
+        def train_epoch(self, epoch, plain=steps.train_epoch):
+            nonlocal n_trained
+            n_trained += 1
+            return plain(self, epoch)
+
+        monkeypatch.setattr(steps, "train_epoch", train_epoch)
+    for place in (0, 1, len(copies) // 2, len(copies) - 1):
+        n_trained = 0
+        clone(estimator).set_params(checkpoint=copies[place]).fit(*blobs)
+        assert n_trained == len(copies) - 1 - place
+
+
+def test_trials_that_diverged_are_not_tried_again(blobs, tmp_path, monkeypatch):
+    X, y = blobs
+    estimator = SoftRankMLPClassifier(
+        (8,), input_scale=False, normalization=None, optimizer="sgd", random_state=0
+    )
+    train_epoch = StackSteps.train_epoch
+
+    def diverge(self, epoch):
+        losses, errors = train_epoch(self, epoch)
+        if epoch == 3 and len(self.members) > 1:
+            errors[0] = FloatingPointError("Training diverged")
+        return losses, errors
+
+    monkeypatch.setattr(StackSteps, "train_epoch", diverge)
+    _, copies = fit_and_snap(estimator, X, y, tmp_path, monkeypatch)
+    monkeypatch.setattr(StackSteps, "train_epoch", train_epoch)
+    for path in (copies[3], copies[10], copies[-1]):
+        other = clone(estimator).set_params(checkpoint=path).fit(X, y)
+        assert_same(other, estimator)
 
 
 @given(
@@ -435,7 +486,7 @@ def test_files_with_another_content_but_signed_are_refused(
                 if isinstance(value, list | dict):
                     walk(value)
 
-        walk(changed["training"])
+        walk(changed["networks"])
         node, key = places[rng.integers(len(places))]
         node[key] = [{"os.system": "true"}, [], "x", -1, None][rng.integers(5)]
         return changed, arrays
@@ -471,8 +522,8 @@ def untrained(monkeypatch):
     def train_epoch(self, epoch):
         raise AssertionError("trained")
 
-    for steps in ("_stacked.StackSteps", "_autograd.AutogradSteps"):
-        monkeypatch.setattr(f"sksoftrank.training.{steps}.train_epoch", train_epoch)
+    for steps in (StackSteps, AutogradSteps):
+        monkeypatch.setattr(steps, "train_epoch", train_epoch)
 
 
 @pytest.mark.usefixtures("untrained")
@@ -580,14 +631,14 @@ def test_ctrl_c_keeps_what_was_learnt_and_the_file(blobs, tmp_path, monkeypatch)
     path, write = tmp_path / "fit", _format.write
 
     def interrupt(*args):
-        if args[2]["epoch"] == 3:
+        if count_epochs(args[2]) == 3:
             raise KeyboardInterrupt
         write(*args)
 
     estimator = mlp(dropout=0.2, checkpoint=path)
     with monkeypatch.context() as patch:
         patch.setattr(_format, "write", interrupt)
-        with pytest.warns(UserWarning, match=r"epoch 3 of 4.*goes on after epoch 2"):
+        with pytest.warns(UserWarning, match=r"epoch 3 of 4.*fit again: .*stays"):
             estimator.fit(*blobs)
     assert estimator.n_iter_ == 3
     assert epoch_of(path) == 2
@@ -598,7 +649,7 @@ def test_ctrl_c_keeps_what_was_learnt_and_the_file(blobs, tmp_path, monkeypatch)
 def test_a_fit_that_goes_on_says_so_where_it_is_verbose(halfway, blobs, capsys):
     halfway.set_params(verbose=1).fit(*blobs)
     out = capsys.readouterr().out
-    assert "Going on after epoch 2, from " in out
+    assert "Going on from checkpoint=" in out
     assert re.findall(r"^ +(\d) ", out, flags=re.MULTILINE) == ["3", "4"]
 
 

@@ -144,19 +144,17 @@ class BaseSoftRankClassifier(
         context.call_on_fit_task_begin(**call)
         follow = EpochTasks(context, **call) if has_callbacks(self) else None
         checkpoint = training.checkpoint
-        if checkpoint is not None and checkpoint.epoch and self.verbose:
-            print(f"Going on after epoch {checkpoint.epoch}, from {self.checkpoint!r}.")  # noqa: T201
-        (error,) = fit_trainings([training], callbacks=[follow])
+        if checkpoint is not None and checkpoint.goes_on and self.verbose:
+            print(f"Going on from checkpoint={self.checkpoint!r}.")  # noqa: T201
+        (error,) = fit_trainings([training], None, [follow], checkpoint)
         if error is not None:
             raise error
         if training.net.was_interrupted_ and not (follow and follow.is_stopped):
-            stays = ""
+            how = ""
             if checkpoint is not None:
-                stays = (
-                    f" The same fit goes on after epoch {checkpoint.epoch} from "
-                    f"checkpoint={self.checkpoint!r}."
-                )
-            training.net.warn_of_interruption(stays)
+                checkpoint.keep()
+                how = f" To go on, fit again: checkpoint={self.checkpoint!r} stays."
+            training.net.warn_of_interruption(how)
         self._complete(training)
         context.call_on_fit_task_end(**call, reconstruction_attributes={})
 
@@ -181,7 +179,7 @@ class BaseSoftRankClassifier(
         # After the checks: a random state of the user's is left alone by an error.
         seeds = self._draw_seeds()
         if self.random_state is None and checkpoint and checkpoint.seeds:
-            seeds = checkpoint.seeds
+            seeds |= checkpoint.seeds
         parts = {} if checkpoint is None else self._fingerprint(whole, seeds)
         dataset: Rows | StreamDataset = whole
         valid_dataset = None
@@ -225,11 +223,10 @@ class BaseSoftRankClassifier(
                         self.compression_tol,
                     )
                 )
-        if checkpoint is None or checkpoint.outcome is None:
-            training.start_search()
+        training.start_search()
         if checkpoint is not None:  # Once all else has been checked.
             checkpoint.begin(parts, seeds, training.net.module_)
-            training.go_on(checkpoint)
+            training.checkpoint = checkpoint
         return training
 
     def _fingerprint(

@@ -141,10 +141,10 @@ class SharedParameters(TypedDict, total=False):
         fit."""]
     checkpoint: Annotated[str | PathLike[str] | None, None, [str, PathLike, None],
         """str, PathLike or None
-        File that `fit` is written to after its epochs, and goes on from where it was
+        File that `fit` is written to after each epoch, and goes on from if it was
         killed, to the same weights; it is deleted at the end. Of epochs so short that
-        writing would take more than a twentieth of the time, some are not written. A
-        file of other parameters or data is refused."""]
+        writing would take more than a twentieth of the time, some are not written. The
+        file of a fit with other parameters or data is refused."""]
     net_params: Annotated[dict[str, Any] | None, None, [dict, None], """dict
         Further arguments of :class:`sksoftrank.SoftRankNet`, such as
         ``{"optimizer": torch.optim.RMSprop}``."""]

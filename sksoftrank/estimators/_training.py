@@ -67,39 +67,15 @@ class Training:
         if isinstance(search, Choice):
             self.strength, self.logit_scale = search.strength, search.logit_scale
         self.start_search()
-        if self.search is not None:
-            return
-        self.net = self.build(self.dataset, **self.found)
-        if self.checkpoint is not None:
-            self.checkpoint.note(
-                {
-                    "steps": self.strength.steps,
-                    "dropout": self.strength.dropout,
-                    "logit_scale": self.logit_scale,
-                    "temperature": self.found.get("temperature"),
-                }
-            )
-
-    def go_on(self, checkpoint: Checkpoint) -> None:
-        """Write to a checkpoint, and build what searches before it have found."""
-        self.checkpoint, outcome = checkpoint, checkpoint.outcome
-        if outcome is None or self.build is None:
-            return
-        try:
-            self.strength = Strength(outcome["steps"], outcome["dropout"])
-            self.logit_scale = outcome["logit_scale"]
-            temperature = outcome["temperature"]
-        except (LookupError, TypeError) as error:
-            checkpoint.refuse("whose searches have found nothing", error)
-        self.net = self.build(
-            self.dataset, strength=self.strength, temperature=temperature
-        )
+        if self.search is None:
+            self.net = self.build(self.dataset, **self.found)
 
 
 def fit_trainings(
     trainings: Sequence[Training],
     stop: StopFlag | None = None,
     callbacks: Sequence[Any] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Exception | None]:
     """Train the nets of several fits together; return the error of each, or None.
 
@@ -111,12 +87,15 @@ def fit_trainings(
         Once set, training ends as Ctrl-C ends it.
     callbacks : sequence, default=None
         One for the net of each, or None.
+    checkpoint : Checkpoint, default=None
+        What they go on from, trials too, and are written to.
     """
     errors: list[Exception | None] = [None] * len(trainings)
     searching = {k: t for k, t in enumerate(trainings) if t.trials}
     while searching:
         trials = [trial for training in searching.values() for trial in training.trials]
-        found = iter(fit_nets([n for n, _ in trials], [d for _, d in trials], stop))
+        nets, datasets = [n for n, _ in trials], [d for _, d in trials]
+        found = iter(fit_nets(nets, datasets, stop, checkpoint=checkpoint))
         if any(net.was_interrupted_ for net, _ in trials):
             raise KeyboardInterrupt
         for k, training in [*searching.items()]:
@@ -140,7 +119,7 @@ def fit_trainings(
             [trainings[k].dataset for k in left],
             stop,
             together=any(callback is not None for callback in own_callbacks),
-            checkpoints=[trainings[k].checkpoint for k in left],
+            checkpoint=checkpoint,
         )
     finally:
         for net, callback in zip(nets, own_callbacks, strict=True):

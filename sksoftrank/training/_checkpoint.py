@@ -6,7 +6,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -20,6 +21,7 @@ from sksoftrank import _format
 from sksoftrank._digest import digest, shorten
 from sksoftrank.modules._layers import RandomLayer
 from sksoftrank.training._grouping import callbacks_of
+from sksoftrank.training._loop import Steps
 from sksoftrank.training._member import Member
 from sksoftrank.training._stopping import AccuracyStopping
 
@@ -32,11 +34,23 @@ _AS_BYTES = {"bfloat16": torch.bfloat16, "complex64": torch.complex64}
 _ADVICE = "Undo the change, delete the file to start anew, or name another one"
 
 
+@dataclass
+class _Slot:
+    """A network that the fit trains, until its end, and what it has come to."""
+
+    net: Any
+    state: dict[str, Any] | None
+    # Once its training has begun.
+    member: Member | None = None
+
+
 class Checkpoint:
     """The file of one fit, read where there is one, and written as it trains.
 
-    A context around the training: the file goes when that has come to its end, and
-    where it failed before anything was learnt. Otherwise it stays.
+    It holds all networks that the fit has trained so far, those of its searches too:
+    what these found is read off them again. A context around the training: the file
+    goes when that has come to its end, and where it can't be gone on with. Otherwise
+    it stays.
 
     Parameters
     ----------
@@ -47,31 +61,28 @@ class Checkpoint:
     ----------
     seeds : dict of str to int, or None
         What the fit that wrote the file has drawn; None where there is no file.
-    outcome : dict or None
-        What its searches have found, once they are over.
-    epoch : int
-        The last one that the file holds.
+    goes_on : bool
+        Whether some network is to be gone on with.
 
     Raises
     ------
     ValueError
         If what is there is no such file, or was changed.
+    OSError
+        If it can't be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
         self.seeds: dict[str, int] | None = None
-        self.outcome: dict[str, Any] | None = None
-        self.epoch = 0
         self._parts: dict[str, str] | None = None
-        self._training: Any = None
-        self._arrays: dict[str, npt.NDArray[Any]] = {}
-        self._net: Any = None
-        self._is_kept = False
-        self._has_failed = False
+        # Of all networks, in the order in which they are trained.
+        self._slots: list[_Slot] = []
+        self._recorded: list[Any] = []
+        self._stays = self._is_interrupted = self._has_failed = False
         self._next = -math.inf
         try:
-            content, self._arrays = _format.read(path, _KIND)
+            content, arrays = _format.read(path, _KIND)
         except FileNotFoundError:
             return
         except _format.FormatError as error:
@@ -80,11 +91,15 @@ class Checkpoint:
             raise self._unusable(error) from error
         try:
             self._parts, self.seeds = dict(content["fit"]), dict(content["seeds"])
-            self.outcome, self._training = content["outcome"], content["training"]
-            self.epoch = content["epoch"]
+            self._recorded = list(_unpack(content["networks"], arrays))
         except _MALFORMED as error:
             self.refuse("which no fit has written", error)
-        self._is_kept = True
+        self._stays = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether some network is to be gone on with."""
+        return bool(self._recorded)
 
     def begin(
         self, parts: Mapping[str, str], seeds: dict[str, int], module: nn.Module
@@ -98,7 +113,7 @@ class Checkpoint:
         seeds : dict of str to int
             What the fit has drawn.
         module : Module
-            The network with its initial weights.
+            A network with its initial weights.
 
         Raises
         ------
@@ -129,7 +144,7 @@ class Checkpoint:
             return
         self._parts, self.seeds = parts, seeds
         try:
-            self._write(None)
+            self._write()
         except _format.FormatError as error:
             self.refuse(error.what, error)
         except OSError as error:
@@ -149,14 +164,19 @@ class Checkpoint:
     def __enter__(self) -> Self:
         return self
 
+    def keep(self) -> None:
+        """Leave the file for a fit that is to go on, though this one ends."""
+        self._is_interrupted = True
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        was_interrupted = self._net is not None and self._net.was_interrupted_
-        if was_interrupted or (error is not None and self._is_kept):
+        # What has diverged would diverge again.
+        is_lost = kind is FloatingPointError or not self._stays
+        if self._is_interrupted or (error is not None and not is_lost):
             return
         try:
             Path(self.path).unlink(missing_ok=True)
@@ -171,15 +191,19 @@ class Checkpoint:
     # -- Going on ----------------------------------------------------------------------
 
     def attach(self, net: Any) -> None:
-        """Give a net about to train the history that it had."""
-        self._net = net
-        if self._training is None:
+        """Take note of the net to be trained next; give it the history that it had."""
+        place = len(self._slots)
+        state = None
+        if place < len(self._recorded):
+            state, self._recorded[place] = self._recorded[place], None
+        self._slots.append(_Slot(net, state))
+        if state is None:
             return
         try:
-            self._training = state = _unpack(self._training, self._arrays)
             for record in state["history"]:
                 values = [*record.values(), *(record[name] for name in _NAMES)]
-                if not all(isinstance(value, int | float) for value in values):
+                are_numbers = all(isinstance(value, int | float) for value in values)
+                if not (are_numbers and all(isinstance(name, str) for name in record)):
                     raise ValueError(f"{record}")
                 net.history.append({"batches": [], **record})
             for stopping, own in zip(_stoppings(net), state["stopping"], strict=True):
@@ -195,24 +219,30 @@ class Checkpoint:
         self, member: Member, load_optimizer: Callable[[dict[str, Any]], object]
     ) -> bool:
         """Give a member, and its optimizer, all that they had; return if that is so."""
-        state, self._training, self._arrays = self._training, None, {}
+        nets = {id(slot.net.module_): slot for slot in self._slots if slot.net}
+        slot = nets[id(member.module)]
+        slot.member, state = member, slot.state
         if state is None:
             return False
         try:
             _fill(_tensors_of(member.module), state["module"])
+            member.history.extend(
+                {"epoch": epoch, **{name: record[name] for name in _NAMES}}
+                for epoch, record in enumerate(state["history"], start=1)
+            )
+            member.is_stopped = bool(state["is_stopped"])
+            if state["error"] is not None:
+                member.error = FloatingPointError(str(state["error"]))
+            if state["optimizer"] is None:
+                return True
             generators = _generators_of(member)
             for name, own in _same(generators, state["generators"]):
                 if isinstance(own, torch.Generator):
                     own.set_state(state["generators"][name])
                 else:
                     own.bit_generator.state = state["generators"][name]
-            for device, own in zip(self._globals(), state["globals"], strict=True):
+            for device, own in zip(_globals(slot.net), state["globals"], strict=True):
                 _set_global(device, own)
-            member.history.extend(
-                {"epoch": epoch, **{name: record[name] for name in _NAMES}}
-                for epoch, record in enumerate(state["history"], start=1)
-            )
-            member.is_stopped = bool(state["is_stopped"])
             load_optimizer(state["optimizer"])
         except _MALFORMED as error:
             self.refuse("whose training is none of this network's", error)
@@ -220,49 +250,28 @@ class Checkpoint:
 
     # -- Writing -----------------------------------------------------------------------
 
-    def write(self, member: Member, optimizer: dict[str, Any]) -> None:
-        """Write what a member has come to at the end of an epoch.
+    def write(self, steps: Steps) -> None:
+        """Write what all networks have come to at the end of an epoch of some.
 
         Unless that would take more than a share of the time. What can't be written is
         told of, and costs no training.
         """
         if time.perf_counter() < self._next:
             return
-        self._try(
-            {
-                "history": [
-                    {k: v for k, v in record.items() if k != "batches"}
-                    for record in self._net.history
-                ],
-                "is_stopped": member.is_stopped,
-                "stopping": [
-                    {
-                        **{name: getattr(stopping.best_, name) for name in _BEST},
-                        "weights": stopping.best_model_weights_,
-                    }
-                    for stopping in _stoppings(self._net)
-                ],
-                "module": _tensors_of(member.module),
-                "optimizer": optimizer,
-                "generators": {
-                    name: own.get_state()
-                    if isinstance(own, torch.Generator)
-                    else own.bit_generator.state
-                    for name, own in _generators_of(member).items()
-                },
-                "globals": [_get_global(device) for device in self._globals()],
-            }
-        )
-
-    def note(self, outcome: dict[str, Any]) -> None:
-        """Write what the searches have found, and need not find again."""
-        self.outcome = outcome
-        self._try(None)
-
-    def _try(self, training: Any) -> None:
+        optimizers = {
+            id(member): steps.optimizer_state(k)
+            for k, member in enumerate(steps.members)
+        }
+        for slot in self._slots:
+            if slot.member is None:
+                continue
+            optimizer = optimizers.get(id(slot.member))
+            slot.state = _describe(slot.net, slot.member, optimizer)
+            if optimizer is None:  # It has ended: no more is to be kept of it.
+                slot.net = slot.member = None
         try:
-            self._write(training)
-            self._is_kept, self._has_failed = True, False
+            self._write()
+            self._stays, self._has_failed = True, False
         except (OSError, ValueError) as error:
             if self._has_failed:
                 return
@@ -275,31 +284,20 @@ class Checkpoint:
                 stacklevel=2,
             )
 
-    def _write(self, training: Any) -> None:
+    def _write(self) -> None:
         start = time.perf_counter()
         arrays: dict[str, npt.NDArray[Any]] = {}
+        states = [slot.state for slot in self._slots]
         content = {
-            "epoch": 0 if training is None else len(training["history"]),
             "fit": self._parts,
             "seeds": self.seeds,
-            "outcome": self.outcome,
-            "training": _pack(training, "", arrays),
+            "networks": _pack(states, "networks", arrays),
         }
         try:
             _format.write(self.path, _KIND, content, arrays)
-            self.epoch = content["epoch"]
         finally:
             end = time.perf_counter()
             self._next = end + (end - start) / SHARE
-
-    def _globals(self) -> Iterator[torch.device]:
-        """Yield the devices whose global generators the training borrows."""
-        if self._net.random_state is None:
-            return
-        yield torch.device("cpu")
-        device = torch.device(self._net.device)
-        if device.type == "cuda":
-            yield device
 
 
 # What a file with another content leads to.
@@ -311,8 +309,51 @@ _NAMES = ("train_loss", "lr", "temperature")
 _BEST = ("accuracy", "loss", "epoch", "misses")
 
 
+def _describe(
+    net: Any, member: Member, optimizer: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return what a network has come to, without a copy.
+
+    Of one that has ended, which has no optimizer any more, what it ended with.
+    """
+    state: dict[str, Any] = {
+        "history": [
+            {name: value for name, value in record.items() if name != "batches"}
+            for record in net.history[: len(member.history)]
+        ],
+        "module": _tensors_of(member.module),
+        "is_stopped": member.is_stopped,
+        "error": None if member.error is None else str(member.error),
+        "stopping": [
+            {
+                **{name: getattr(stopping.best_, name) for name in _BEST},
+                "weights": stopping.best_model_weights_,
+            }
+            for stopping in _stoppings(net)
+        ],
+        "optimizer": optimizer,
+    }
+    if optimizer is not None:
+        state["generators"] = {
+            name: own.get_state()
+            if isinstance(own, torch.Generator)
+            else own.bit_generator.state
+            for name, own in _generators_of(member).items()
+        }
+        state["globals"] = [_get_global(device) for device in _globals(net)]
+    return state
+
+
 def _stoppings(net: Any) -> list[AccuracyStopping]:
     return [c for c in callbacks_of(net) if isinstance(c, AccuracyStopping)]
+
+
+def _globals(net: Any) -> list[torch.device]:
+    """Return the devices whose global generators a training borrows."""
+    if net.random_state is None:
+        return []
+    devices = [torch.device("cpu"), torch.device(net.device)]
+    return devices[: 1 + (devices[1].type == "cuda")]
 
 
 def _get_global(device: torch.device) -> Tensor:

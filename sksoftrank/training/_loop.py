@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -42,10 +42,23 @@ class Steps(Protocol):
         """Let the optimizer go on from what `optimizer_state` returned."""
 
 
-def train(steps: Steps) -> None:
+class Record(Protocol):
+    """What members go on from, and are written to after each epoch."""
+
+    def restore(
+        self, member: Member, load_optimizer: Callable[[dict[str, Any]], object]
+    ) -> bool:
+        """Give a member, and its optimizer, all that they had; return if that is so."""
+
+    def write(self, steps: Steps) -> None:
+        """Take note of what the members have come to."""
+
+
+def train(steps: Steps, checkpoint: Record | None = None) -> None:
     """Train the members of `steps` to their ends, each as it would be alone.
 
-    Their modules, histories and errors are filled in.
+    Their modules, histories and errors are filled in. Where they have been written to
+    a checkpoint before, they go on from there.
 
     Raises
     ------
@@ -55,7 +68,7 @@ def train(steps: Steps) -> None:
     """
     try:
         with steps.threads():
-            _run(steps)
+            _run(steps, checkpoint)
     except KeyboardInterrupt:
         if not steps.members or not all(member.history for member in steps.members):
             raise
@@ -65,11 +78,11 @@ def train(steps: Steps) -> None:
         steps.drop(range(len(steps.members)))
 
 
-def _run(steps: Steps) -> None:
-    for k, member in enumerate(steps.members):
-        load = partial(steps.load_optimizer_state, k)
-        if member.checkpoint is not None and member.checkpoint.restore(member, load):
-            steps.keep(k)
+def _run(steps: Steps, checkpoint: Record | None) -> None:
+    if checkpoint is not None:
+        for k, member in enumerate(steps.members):
+            if checkpoint.restore(member, partial(steps.load_optimizer_state, k)):
+                steps.keep(k)
     steps.drop([k for k, member in enumerate(steps.members) if member.is_finished])
     epoch = max((len(member.history) for member in steps.members), default=0)
     while steps.members:
@@ -99,23 +112,17 @@ def _run(steps: Steps) -> None:
                     }
                 )
                 steps.keep(k)
-                _tell(steps, k)
-        steps.drop(
-            [
-                k
-                for k, member in enumerate(steps.members)
-                if member.error is not None or member.is_finished
-            ]
-        )
+                _tell(member)
+        if checkpoint is not None:
+            checkpoint.write(steps)
+        steps.drop([k for k, member in enumerate(steps.members) if member.is_finished])
 
 
-def _tell(steps: Steps, k: int) -> None:
-    """Let a member's hooks know of an epoch; an error of theirs is the member's own."""
-    member = steps.members[k]
+def _tell(member: Member) -> None:
+    """Let a member's hook know of an epoch; an error of its is the member's own."""
+    if member.on_epoch_end is None:
+        return
     try:
-        if member.on_epoch_end is not None:
-            member.is_stopped = member.on_epoch_end(member) is True
-        if member.checkpoint is not None:
-            member.checkpoint.write(member, steps.optimizer_state(k))
+        member.is_stopped = member.on_epoch_end(member) is True
     except Exception as error:
         member.error = error

@@ -51,8 +51,6 @@ class Member:
     on_epoch_begin: Callable[[Member], object] | None = None
     # Where it returns True, or raises an error, the training ends.
     on_epoch_end: Callable[[Member], object] | None = None
-    # A `Checkpoint`, of a member that trains alone.
-    checkpoint: Any = None
 
     # One record an epoch finished: its number, loss, learning rate and temperature.
     history: list[dict[str, float]] = field(default_factory=list, init=False)
@@ -69,4 +67,5 @@ class Member:
     @property
     def is_finished(self) -> bool:
         """Whether no epoch is left to be trained."""
-        return self.is_stopped or len(self.history) >= self.n_epochs
+        n_trained = len(self.history)
+        return bool(self.error) or self.is_stopped or n_trained >= self.n_epochs

@@ -427,12 +427,11 @@ class SoftRankNet(NeuralNetClassifier):
         nets: Sequence[SoftRankNet],
         members: Sequence[Member],
         stop: StopFlag | None = None,
-        *,
-        together: bool = False,
+        **options: Any,
     ) -> None:
         """Train, and take note of how each net ends."""
         try:
-            train_members(nets, members, stop, together=together)
+            train_members(nets, members, stop, **options)
         finally:
             for net, member in zip(nets, members, strict=True):
                 net.was_interrupted_ = member.is_interrupted
@@ -612,7 +611,7 @@ def fit_nets(
     stop: StopFlag | None = None,
     *,
     together: bool = False,
-    checkpoints: Sequence[Checkpoint | None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Exception | None]:
     """Train initialised nets, in stacks where they can be, each as by its own `fit`.
 
@@ -627,8 +626,8 @@ def fit_nets(
     together : bool, default=False
         Whether nets that can be one stack are, however large, as those must be whose
         callbacks wait for each other.
-    checkpoints : sequence of Checkpoint or None, default=None
-        What each goes on from and is written to, or None.
+    checkpoint : Checkpoint, default=None
+        What all go on from, and are written to.
 
     Returns
     -------
@@ -655,19 +654,18 @@ def fit_nets(
     """
     errors: list[Exception | None] = [None] * len(nets)
     members: dict[int, Member] = {}
-    checkpoints = checkpoints or [None] * len(nets)
-    parts = zip(nets, datasets, checkpoints, strict=True)
-    for k, (net, dataset, checkpoint) in enumerate(parts):
+    for k, (net, dataset) in enumerate(zip(nets, datasets, strict=True)):
         try:
             net.notify("on_train_begin", X=dataset, y=None)
             if checkpoint is not None:
                 checkpoint.attach(net)
             members[k] = net._make_member(dataset)
-            members[k].checkpoint = checkpoint
         except Exception as error:
             errors[k] = error
     SoftRankNet._train(
-        [nets[k] for k in members], [*members.values()], stop, together=together
+        *([nets[k] for k in members], [*members.values()], stop),
+        together=together,
+        checkpoint=checkpoint,
     )
     for k, member in members.items():
         errors[k] = member.error
