@@ -585,6 +585,44 @@ def test_an_error_before_the_first_epoch_leaves_no_file(blobs, tmp_path, monkeyp
     assert [*tmp_path.iterdir()] == []
 
 
+def test_an_error_after_it_leaves_the_file(blobs, tmp_path, monkeypatch):
+    estimator = mlp(checkpoint=tmp_path / "fit", dropout=0.2)
+    with monkeypatch.context() as patch:
+
+        def fail(*args):
+            raise FloatingPointError("underflow")
+
+        patch.setattr(SoftRankMLPClassifier, "_find_basis", fail)
+        with pytest.raises(FloatingPointError):
+            estimator.fit(*blobs)
+    assert epoch_of(tmp_path / "fit") == 4
+    assert_same(estimator.fit(*blobs), mlp(dropout=0.2).fit(*blobs))
+
+
+def test_a_fit_that_diverged_leaves_no_file(blobs, tmp_path, monkeypatch):
+    train_epoch = StackSteps.train_epoch
+
+    def diverge(self, epoch):
+        losses, errors = train_epoch(self, epoch)
+        return losses, {0: FloatingPointError("diverged")} if epoch == 3 else errors
+
+    monkeypatch.setattr(StackSteps, "train_epoch", diverge)
+    with pytest.raises(FloatingPointError):
+        mlp(checkpoint=tmp_path / "fit").fit(*blobs)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_a_link_stays_one(halfway, blobs):
+    link, target = halfway.checkpoint.with_name("link"), halfway.checkpoint
+    link.symlink_to(target)
+    assert_same(
+        halfway.set_params(checkpoint=link).fit(*blobs), mlp(dropout=0.2).fit(*blobs)
+    )
+    assert link.is_symlink()
+    assert not target.exists()
+
+
 def test_a_full_disk_costs_no_training(blobs, tmp_path, monkeypatch):
     path, replace, n_calls = tmp_path / "fit", os.replace, 0
 
@@ -638,7 +676,7 @@ def test_ctrl_c_keeps_what_was_learnt_and_the_file(blobs, tmp_path, monkeypatch)
     estimator = mlp(dropout=0.2, checkpoint=path)
     with monkeypatch.context() as patch:
         patch.setattr(_format, "write", interrupt)
-        with pytest.warns(UserWarning, match=r"epoch 3 of 4.*fit again: .*stays"):
+        with pytest.warns(UserWarning, match=r"epoch 3 of 4.*stays; .*goes on"):
             estimator.fit(*blobs)
     assert estimator.n_iter_ == 3
     assert epoch_of(path) == 2

@@ -153,7 +153,10 @@ class BaseSoftRankClassifier(
             how = ""
             if checkpoint is not None:
                 checkpoint.keep()
-                how = f" To go on, fit again: checkpoint={self.checkpoint!r} stays."
+                how = (
+                    f" checkpoint={self.checkpoint!r} stays; the same fit, begun anew, "
+                    "goes on from it."
+                )
             training.net.warn_of_interruption(how)
         self._complete(training)
         context.call_on_fit_task_end(**call, reconstruction_attributes={})
@@ -241,7 +244,8 @@ class BaseSoftRankClassifier(
             "n_features": str(self.n_features_in_),
             "classes": stable_repr(self.classes_.tolist()),
         }
-        del parts["checkpoint"], parts["verbose"]
+        for name in ("checkpoint", "verbose"):
+            parts.pop(name, None)
         if self.random_state is not None:
             parts["seeds drawn"] = str(seeds)
         if isinstance(dataset, StreamDataset):

@@ -31,6 +31,14 @@ SHARE = 1 / 20
 _KIND = "checkpoint"
 # What numpy has no numbers for is written as bytes.
 _AS_BYTES = {"bfloat16": torch.bfloat16, "complex64": torch.complex64}
+# Of a member's history, and of the best epoch.
+_NAMES = ("train_loss", "lr", "temperature")
+_BEST = ("accuracy", "loss", "epoch", "misses")
+# What a file with another content leads to.
+_MALFORMED = (
+    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
+    ArithmeticError,
+)
 _ADVICE = "Undo the change, delete the file to start anew, or name another one"
 
 
@@ -174,12 +182,15 @@ class Checkpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        last = self._slots[-1].member if self._slots else None
         # What has diverged would diverge again.
-        is_lost = kind is FloatingPointError or not self._stays
-        if self._is_interrupted or (error is not None and not is_lost):
+        is_lost = last is not None and isinstance(last.error, FloatingPointError)
+        is_kept = error is not None and self._stays and not is_lost
+        if self._is_interrupted or is_kept:
             return
         try:
-            Path(self.path).unlink(missing_ok=True)
+            # A link stays one, as it does where the file is written.
+            Path(os.path.realpath(self.path)).unlink(missing_ok=True)
         except OSError as reason:
             warnings.warn(
                 f"checkpoint={os.fspath(self.path)!r} is of no use any more, but could "
@@ -298,15 +309,6 @@ class Checkpoint:
         finally:
             end = time.perf_counter()
             self._next = end + (end - start) / SHARE
-
-
-# What a file with another content leads to.
-_MALFORMED = (
-    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
-    ArithmeticError,
-)
-_NAMES = ("train_loss", "lr", "temperature")
-_BEST = ("accuracy", "loss", "epoch", "misses")
 
 
 def _describe(
