@@ -460,13 +460,13 @@ def test_files_of_another_kind_or_of_later_are_refused(halfway, blobs, monkeypat
         halfway.fit(*blobs)
 
 
-@pytest.mark.parametrize("name", ["stack", "autograd, early stopping", "own module"])
+@pytest.mark.parametrize("name", ["stack", "strengths", "own module"])
 def test_files_with_another_content_but_signed_are_refused(
     name, blobs, tmp_path, monkeypatch
 ):
     estimator = clone(ESTIMATORS[name])
     _, copies = fit_and_snap(estimator, *blobs, tmp_path, monkeypatch)
-    content, arrays = _format.read(copies[2], "checkpoint")
+    content, arrays = _format.read(copies[len(copies) // 2], "checkpoint")
     rng = np.random.default_rng(0)
 
     def broken():
@@ -493,7 +493,7 @@ def test_files_with_another_content_but_signed_are_refused(
 
     path = tmp_path / "broken"
     plain = torch.get_rng_state()
-    for _ in range(60):
+    for _ in range(40):
         _format.write(path, "checkpoint", *broken())
         other = clone(estimator).set_params(checkpoint=path)
         # Numbers may be others, and lead to others, but nothing else may.
@@ -507,7 +507,7 @@ def test_files_with_another_content_but_signed_are_refused(
         if error is not None:
             assert not hasattr(other, "net_")
         # An optimizer of torch's may be the one to miss something.
-        if name == "stack" and not isinstance(error, FloatingPointError | None):
+        if name != "own module" and not isinstance(error, FloatingPointError | None):
             assert str(error).startswith("checkpoint must be")
     assert torch.equal(torch.get_rng_state(), plain)
 

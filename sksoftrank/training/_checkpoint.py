@@ -21,7 +21,7 @@ from sksoftrank import _format
 from sksoftrank._digest import digest, shorten
 from sksoftrank.modules._layers import RandomLayer
 from sksoftrank.training._grouping import callbacks_of
-from sksoftrank.training._loop import Steps
+from sksoftrank.training._loop import RecordError, Steps
 from sksoftrank.training._member import Member
 from sksoftrank.training._stopping import AccuracyStopping
 
@@ -164,7 +164,7 @@ class Checkpoint:
 
     def refuse(self, what: str, cause: Exception | None = None) -> NoReturn:
         """Raise the error of a file that can't be gone on from."""
-        raise ValueError(
+        raise RecordError(
             "checkpoint must be a new file or that of the same fit, got "
             f"{os.fspath(self.path)!r}, {what}. {_ADVICE}."
         ) from cause

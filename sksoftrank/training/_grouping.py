@@ -29,7 +29,7 @@ from sksoftrank.training import _stacked
 from sksoftrank.training._autograd import AutogradSteps
 from sksoftrank.training._batches import InMemoryBatches
 from sksoftrank.training._iterators import make_batches
-from sksoftrank.training._loop import Record, Steps, train
+from sksoftrank.training._loop import Record, RecordError, Steps, train
 from sksoftrank.training._member import Member, StopFlag
 from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stack_optimizer import check_optimizer
@@ -207,6 +207,8 @@ def train_members(
                     else:
                         steps = _autograd_steps(net, own[0], stop)
                     train(steps, checkpoint)
+            except RecordError:
+                raise
             except Exception as error:  # E.g. the device's memory is exhausted.
                 for member in own:
                     member.error = error

@@ -42,6 +42,10 @@ class Steps(Protocol):
         """Let the optimizer go on from what `optimizer_state` returned."""
 
 
+class RecordError(ValueError):
+    """The error of what can't be gone on from: no member's own, but that of all."""
+
+
 class Record(Protocol):
     """What members go on from, and are written to after each epoch."""
 

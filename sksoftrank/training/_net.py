@@ -42,6 +42,7 @@ from sksoftrank.training._grouping import (
     train_members,
 )
 from sksoftrank.training._iterators import make_batches
+from sksoftrank.training._loop import RecordError
 from sksoftrank.training._member import Member, StopFlag
 from sksoftrank.training._precision import PRECISIONS, autocast
 from sksoftrank.training._stopping import divergence, interruption
@@ -660,6 +661,8 @@ def fit_nets(
             if checkpoint is not None:
                 checkpoint.attach(net)
             members[k] = net._make_member(dataset)
+        except RecordError:
+            raise
         except Exception as error:
             errors[k] = error
     SoftRankNet._train(
