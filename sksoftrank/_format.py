@@ -14,6 +14,7 @@ import secrets
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -74,7 +75,7 @@ def write(
         "content": content,
         "kind": kind,
         "schema": SCHEMA,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": _versions(),
     }
     # They are read by their addresses.
     packed = {name: np.asarray(a, order="C") for name, a in arrays.items()}
@@ -157,6 +158,14 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, Array]
 _MALFORMED = (ValueError, TypeError, LookupError, RecursionError)
 
 
+class FormatError(ValueError):
+    """The error of a file, and in `what` the reason alone."""
+
+    def __init__(self, message: str, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
+
+
 def refuse(
     path: str | os.PathLike[str],
     what: str,
@@ -164,9 +173,10 @@ def refuse(
     cause: Exception | None = None,
 ) -> NoReturn:
     """Raise the error of a file that can't be read."""
-    raise ValueError(
+    raise FormatError(
         f"path must be a file that sksoftrank wrote, got {os.fspath(path)!r}, {what}. "
-        f"{remedy}"
+        f"{remedy}",
+        what,
     ) from cause
 
 
@@ -180,6 +190,11 @@ def _refuse_damaged(path: str | os.PathLike[str]) -> NoReturn:
 
 def _canonical(document: Any) -> str:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
 
 
 def _header_length(data: bytearray) -> int:
@@ -198,9 +213,10 @@ def replace(path: str | os.PathLike[str], data: bytearray) -> None:
     """Put a file in the place of what is there, in one step."""
     target = Path(os.path.realpath(path))  # A link stays one.
     if target.is_dir():
-        raise ValueError(
+        raise FormatError(
             f"path must be that of a file, got the folder {os.fspath(path)!r}. Add a "
-            "name."
+            "name.",
+            "which is a folder",
         )
     # In the same folder: only within a file system is a file put in place in one step.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")

@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import partial, reduce
+from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, cast
 
@@ -259,6 +260,8 @@ class _Writer:
         kind = type(value)
         if value is None or kind in (bool, int, str):
             return value
+        if isinstance(value, PurePath):
+            return str(value)
         if kind is float:
             return value if math.isfinite(value) else {"float": repr(value)}
         if kind in (list, tuple):

@@ -45,6 +45,7 @@ from sksoftrank import (
     SoftRankTransformerClassifier,
     StackedGridSearchCV,
 )
+from sksoftrank._digest import digest
 from sksoftrank.corruptions import Corruption
 from sksoftrank.search.ood import space as space_module
 from sksoftrank.search.ood.choice import (
@@ -56,7 +57,6 @@ from sksoftrank.search.ood.choice import (
     pick_finalists,
 )
 from sksoftrank.search.ood.evaluation import Evaluation
-from sksoftrank.search.ood.fingerprint import digest
 from sksoftrank.search.ood.protocol import make_plan
 from sksoftrank.search.ood.results import outcome
 from sksoftrank.search.ood.space import default_queue, make_space
@@ -1354,7 +1354,7 @@ def test_equal_data_have_one_digest_however_they_lie_in_memory():
 def test_a_digest_is_the_same_in_another_process():
     code = (
         "import numpy as np, pandas as pd\n"
-        "from sksoftrank.search.ood.fingerprint import digest\n"
+        "from sksoftrank._digest import digest\n"
         "mixed = {*'abcdefgh', None}\n"
         "data = [np.eye(3), pd.DataFrame({'a': ['u', 'v']}), {'x': mixed, 'y': object}]"
     )

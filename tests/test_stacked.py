@@ -897,7 +897,7 @@ def test_fits_share_the_rows_made_of_a_frame(blobs, monkeypatch, early_stopping)
     X, y = blobs
     seen = set()
 
-    def look(steps):
+    def look(steps, checkpoint):
         for member in steps.members:
             seen.add(member.batches.dataset.X.ctypes.data)
             if member.valid is not None:
@@ -919,7 +919,7 @@ def test_fits_share_the_rows_made_of_a_frame(blobs, monkeypatch, early_stopping)
 
 
 def test_an_error_in_a_stack_is_its_fits_own(blobs, monkeypatch):
-    def fail(steps):
+    def fail(steps, checkpoint):
         if steps.members[0].module.activation == "tanh":
             raise RuntimeError("out of memory")
         return train(steps)

@@ -356,7 +356,7 @@ def test_an_interruption_of_the_trials_leaves_the_estimator_as_it_was(
     clf = make(max_epochs=2).fit(X, y)
     before = clf.predict_proba(X)
 
-    def interrupt(steps):
+    def interrupt(steps, checkpoint):
         for member in steps.members:
             member.is_interrupted = True
 

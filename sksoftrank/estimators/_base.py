@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.metadata import version
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
@@ -19,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
 from torch import Tensor
 
+from sksoftrank._digest import digest, stable_repr
 from sksoftrank._sklearn import (
     _check_partial_fit_first_call,
     _check_sample_weight,
@@ -60,6 +62,7 @@ from sksoftrank.training import (
     SoftRankNet,
     StreamDataset,
 )
+from sksoftrank.training._checkpoint import Checkpoint
 from sksoftrank.training._threads import threads_for
 
 Array = npt.NDArray[Any]
@@ -126,7 +129,8 @@ class BaseSoftRankClassifier(
         """
         with self._unchanged_on_error():
             training = self._prepare(X, y, sample_weight, groups)
-            self._train(training, X, y, sample_weight)
+            with training.checkpoint or nullcontext():
+                self._train(training, X, y, sample_weight)
         return self
 
     @with_callbacks
@@ -139,11 +143,21 @@ class BaseSoftRankClassifier(
         call = {"estimator": self, "X": X, "y": y, "metadata": metadata}
         context.call_on_fit_task_begin(**call)
         follow = EpochTasks(context, **call) if has_callbacks(self) else None
-        (error,) = fit_trainings([training], callbacks=[follow])
+        checkpoint = training.checkpoint
+        if checkpoint is not None and checkpoint.goes_on and self.verbose:
+            print(f"Going on from checkpoint={self.checkpoint!r}.")  # noqa: T201
+        (error,) = fit_trainings([training], None, [follow], checkpoint)
         if error is not None:
             raise error
         if training.net.was_interrupted_ and not (follow and follow.is_stopped):
-            training.net.warn_of_interruption()
+            how = ""
+            if checkpoint is not None:
+                checkpoint.keep()
+                how = (
+                    f" checkpoint={self.checkpoint!r} stays; the same fit, begun anew, "
+                    "goes on from it."
+                )
+            training.net.warn_of_interruption(how)
         self._complete(training)
         context.call_on_fit_task_end(**call, reconstruction_attributes={})
 
@@ -161,17 +175,21 @@ class BaseSoftRankClassifier(
         Fits of the same `X` and `y` share the arrays made of them in `validated`.
         """
         width_before = getattr(self, "n_features_in_", None)
-        dataset: Rows | StreamDataset
-        dataset = self._read_training(
+        whole = self._read_training(
             X, y, sample_weight, groups=groups, validated=validated
         )
+        checkpoint = None if self.checkpoint is None else Checkpoint(self.checkpoint)
         # After the checks: a random state of the user's is left alone by an error.
         seeds = self._draw_seeds()
+        if self.random_state is None and checkpoint and checkpoint.seeds:
+            seeds |= checkpoint.seeds
+        parts = {} if checkpoint is None else self._fingerprint(whole, seeds)
+        dataset: Rows | StreamDataset = whole
         valid_dataset = None
         if self.early_stopping:
-            assert isinstance(dataset, InMemoryDataset)
+            assert isinstance(whole, InMemoryDataset)
             dataset, valid_dataset = split_validation(
-                dataset, self.validation_fraction, seeds["split"]
+                whole, self.validation_fraction, seeds["split"]
             )
         if self._goes_on and self.n_features_in_ != width_before:
             raise ValueError(
@@ -185,10 +203,12 @@ class BaseSoftRankClassifier(
             found = None if self.target_rank is None else self.temperature_
             net = build(dataset, strength=strength, temperature=found)
             self._load_weights(net)
-            return Training(net, dataset, seeds["rows"], strength, self.logit_scale_)
-        # Built whatever will be chosen: what can't be is refused before any training.
-        training = Training(build(dataset), dataset, seeds["rows"], build=build)
-        if isinstance(dataset, InMemoryDataset):
+            rows, scale = seeds["rows"], self.logit_scale_
+            training = Training(net, dataset, rows, strength, scale)
+        else:
+            # Built whatever will be chosen: what can't be is refused before training.
+            training = Training(build(dataset), dataset, seeds["rows"], build=build)
+        if isinstance(dataset, InMemoryDataset) and not self._goes_on:
             build_trial = partial(build, is_trial=True)
             if self._chooses_strength(dataset):
                 start = partial(Choice, build_trial, dataset, seeds["split"])
@@ -206,8 +226,37 @@ class BaseSoftRankClassifier(
                         self.compression_tol,
                     )
                 )
-            training.start_search()
+        training.start_search()
+        if checkpoint is not None:  # Once all else has been checked.
+            checkpoint.begin(parts, seeds, training.net.module_)
+            training.checkpoint = checkpoint
         return training
+
+    def _fingerprint(
+        self, dataset: InMemoryDataset | StreamDataset, seeds: dict[str, int]
+    ) -> dict[str, str]:
+        """Return what tells a fit from others: a text for each part of it."""
+        params = self.get_params(deep=False) | {"device": self._resolve_device()}
+        parts = {
+            **{name: stable_repr(value) for name, value in params.items()},
+            "estimator": type(self).__name__,
+            "sksoftrank": version("sksoftrank"),
+            "n_features": str(self.n_features_in_),
+            "classes": stable_repr(self.classes_.tolist()),
+        }
+        for name in ("checkpoint", "verbose"):
+            parts.pop(name, None)
+        if self.random_state is not None:
+            parts["seeds drawn"] = str(seeds)
+        if isinstance(dataset, StreamDataset):
+            return {**parts, "rows of X": str(dataset.n_rows)}
+        return {
+            **parts,
+            "X": digest(dataset.X),
+            "y": digest(dataset.y),
+            "weights": digest(dataset.sample_weight),
+            "groups": digest(dataset.groups),
+        }
 
     def _check_target_rank(self, net: SoftRankNet, dataset: InMemoryDataset) -> None:
         """Refuse a rank that no embedding of these rows has."""
@@ -243,6 +292,7 @@ class BaseSoftRankClassifier(
         """
         self._check_skorch_params()
         self._check_betas()
+        self._check_checkpoint()
         self._check_target_rank_params(X, y)
         check_class_weight(self.class_weight)
         self._resolve_device()
@@ -383,6 +433,12 @@ class BaseSoftRankClassifier(
                 raise ValueError(
                     "early_stopping must be False in partial_fit, which trains one "
                     "epoch a call, got True. Set it to False, or use fit."
+                )
+            if self.checkpoint is not None:
+                raise ValueError(
+                    "checkpoint must be None in partial_fit, which trains one epoch a "
+                    f"call, got {self.checkpoint!r}. Set it to None, and save the "
+                    "estimator between calls."
                 )
             fitted = hasattr(self, "net_")
             if self.target_rank is not None and not fitted:

@@ -34,7 +34,12 @@ from sksoftrank.estimators._base import BaseSoftRankClassifier
 from sksoftrank.estimators._inference import StreamScoreMixin
 from sksoftrank.estimators._mlp import SoftRankMLPClassifier
 from sksoftrank.estimators._sources import is_stream
-from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked, run_stacks
+from sksoftrank.estimators._stacked_fit import (
+    PendingFit,
+    fit_stacked,
+    refuse_checkpoint,
+    run_stacks,
+)
 from sksoftrank.estimators._training_data import draw_seeds, sample_rows
 from sksoftrank.losses import TemperatureSchedule
 from sksoftrank.training import InMemoryDataset, StopFlag, StreamDataset
@@ -237,6 +242,7 @@ class SoftRankEnsembleClassifier(
                 f"SoftRankMLPClassifier() or SoftRankCNNClassifier(), got {base!r}. "
                 "Scale or encode rows in a pipeline around the ensemble."
             )
+        refuse_checkpoint(base)
         return base
 
     def _members(self, seeds: Sequence[int]) -> list[Any]:

@@ -7,6 +7,7 @@ A class names its own parameters in its `__init__` and hands the others on as
 import inspect
 from dataclasses import dataclass
 from numbers import Integral, Real
+from os import PathLike
 from textwrap import dedent, indent
 from typing import Annotated, Any, ClassVar, TypedDict, Unpack, get_type_hints
 
@@ -138,6 +139,12 @@ class SharedParameters(TypedDict, total=False):
     callbacks: Annotated[list[Any] | None, None, [list, tuple, None], """list
         Of skorch: callbacks, or pairs of a name and a callback. Copied for each
         fit."""]
+    checkpoint: Annotated[str | PathLike[str] | None, None, [str, PathLike, None],
+        """str, PathLike or None
+        File that `fit` is written to after each epoch, and goes on from if it was
+        killed, to the same weights; it is deleted at the end. Of epochs so short that
+        writing would take more than a twentieth of the time, some are not written. The
+        file of a fit with other parameters or data is refused."""]
     net_params: Annotated[dict[str, Any] | None, None, [dict, None], """dict
         Further arguments of :class:`sksoftrank.SoftRankNet`, such as
         ``{"optimizer": torch.optim.RMSprop}``."""]

@@ -14,13 +14,15 @@ import numpy.typing as npt
 import torch
 from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
+from torch.utils.data import DataLoader
 
+from sksoftrank._sklearn import has_callbacks
 from sksoftrank.estimators._input import InputReader
 from sksoftrank.estimators._parameters import OPTIMIZERS, SharedParametersMixin
 from sksoftrank.estimators._sources import is_stream
 from sksoftrank.estimators._training_data import Rows, draw_seeds
 from sksoftrank.losses import as_schedule
-from sksoftrank.training import AccuracyStopping, SoftRankNet
+from sksoftrank.training import AccuracyStopping, SoftRankNet, make_batches
 
 # Arguments of the net that the estimator has a parameter of its own for.
 RESERVED = {
@@ -181,6 +183,26 @@ class NetMixin(SharedParametersMixin):
             raise ValueError(
                 f"weight_decay must be 0 for the optimizer {optimizer!r} of net_params,"
                 f" which has none, got {self.weight_decay!r}. Set weight_decay=0."
+            )
+
+    def _check_checkpoint(self) -> None:
+        """Refuse what can't be gone on with, for its state is not to be had."""
+        if self.checkpoint is None:
+            return
+        if self.callbacks or has_callbacks(self):
+            raise ValueError(
+                "callbacks must be None where checkpoint is set, for what they have "
+                f"seen can't be written, got {self.callbacks or 'set_callbacks(...)'!r}"
+                f" and checkpoint={self.checkpoint!r}. Use early_stopping, lr_schedule "
+                "or max_grad_norm instead, or leave out one of them."
+            )
+        iterator = (self.net_params or {}).get("iterator_train", make_batches)
+        if iterator not in (make_batches, DataLoader):
+            raise ValueError(
+                "net_params must leave iterator_train as it is, or a DataLoader, where "
+                "checkpoint is set, for the state of another can't be written, got "
+                f"{iterator!r} and checkpoint={self.checkpoint!r}. Leave out one of "
+                "them."
             )
 
     def _resolve_device(self) -> torch.device:

@@ -47,6 +47,17 @@ def fits_by_parts(estimator: Any) -> bool:
     )
 
 
+def refuse_checkpoint(estimator: Any) -> None:
+    """Refuse a file that several fits would write to, each over the other's."""
+    for part in (estimator, *estimator.get_params(deep=True).values()):
+        if isinstance(part, BaseSoftRankClassifier) and part.checkpoint is not None:
+            raise ValueError(
+                "checkpoint must be None where several fits are made of one estimator, "
+                f"as in a search or an ensemble, got {part.checkpoint!r}: each would "
+                "write over the other's file. Set it to None."
+            )
+
+
 @torch_defaults()
 def fit_stacked(
     fits: Sequence[PendingFit],

@@ -11,6 +11,7 @@ from sksoftrank.estimators._choice import Choice
 from sksoftrank.estimators._recipe import MODERATE, Strength
 from sksoftrank.estimators._training_data import Rows
 from sksoftrank.training import SoftRankNet, StopFlag, StreamDataset, fit_nets
+from sksoftrank.training._checkpoint import Checkpoint
 
 
 class Search(Protocol):
@@ -43,6 +44,7 @@ class Training:
     searches: list[Callable[..., Search]] = field(default_factory=list)
     search: Search | None = None
     found: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
 
     @property
     def trials(self) -> list[tuple[SoftRankNet, Rows]]:
@@ -73,6 +75,7 @@ def fit_trainings(
     trainings: Sequence[Training],
     stop: StopFlag | None = None,
     callbacks: Sequence[Any] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Exception | None]:
     """Train the nets of several fits together; return the error of each, or None.
 
@@ -84,12 +87,15 @@ def fit_trainings(
         Once set, training ends as Ctrl-C ends it.
     callbacks : sequence, default=None
         One for the net of each, or None.
+    checkpoint : Checkpoint, default=None
+        What they go on from, trials too, and are written to.
     """
     errors: list[Exception | None] = [None] * len(trainings)
     searching = {k: t for k, t in enumerate(trainings) if t.trials}
     while searching:
         trials = [trial for training in searching.values() for trial in training.trials]
-        found = iter(fit_nets([n for n, _ in trials], [d for _, d in trials], stop))
+        nets, datasets = [n for n, _ in trials], [d for _, d in trials]
+        found = iter(fit_nets(nets, datasets, stop, checkpoint=checkpoint))
         if any(net.was_interrupted_ for net, _ in trials):
             raise KeyboardInterrupt
         for k, training in [*searching.items()]:
@@ -113,6 +119,7 @@ def fit_trainings(
             [trainings[k].dataset for k in left],
             stop,
             together=any(callback is not None for callback in own_callbacks),
+            checkpoint=checkpoint,
         )
     finally:
         for net, callback in zip(nets, own_callbacks, strict=True):

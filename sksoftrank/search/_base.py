@@ -14,6 +14,7 @@ from sksoftrank._sklearn import (
     _check_method_params,
     _get_routed_params_for_fit,
 )
+from sksoftrank.estimators._stacked_fit import refuse_checkpoint
 
 
 class BaseNetworkSearchCV(BaseSearchCV):
@@ -21,6 +22,7 @@ class BaseNetworkSearchCV(BaseSearchCV):
 
     def _read(self, X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, Bunch]:
         """Return rows and labels that can be cut, and what is routed where."""
+        refuse_checkpoint(self.estimator)
         X, y = indexable(X, y)
         if y is None:
             raise ValueError(

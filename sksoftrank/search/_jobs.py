@@ -21,6 +21,7 @@ from sksoftrank.estimators._stacked_fit import (
     PendingFit,
     fit_stacked,
     fits_by_parts,
+    refuse_checkpoint,
     run_stacks,
 )
 from sksoftrank.training import StopFlag
@@ -129,7 +130,9 @@ class StackPlanner:
         stackable: dict[Hashable, list[Job]] = {}
         lasts: dict[Hashable, Any] = {}
         for own in by_candidate.values():
-            last = last_step(with_params(self.base_estimator, own[0].params))
+            candidate = with_params(self.base_estimator, own[0].params)
+            refuse_checkpoint(candidate)
+            last = last_step(candidate)
             # To see whether, not how large: X may be transformed before.
             key, reason = self._stack_key(last, len(own[0].train))
             if reason is not None:

@@ -27,6 +27,7 @@ from sksoftrank._sklearn import (
     scorers_by_name,
 )
 from sksoftrank.estimators import BaseSoftRankClassifier
+from sksoftrank.estimators._stacked_fit import refuse_checkpoint
 from sksoftrank.search._base import BaseNetworkSearchCV
 from sksoftrank.search._jobs import (
     Job,
@@ -73,6 +74,7 @@ class _StackedSearch(BaseNetworkSearchCV):
         """
         reason = self._unsupported_reason()
         if reason is not None:
+            refuse_checkpoint(self.estimator)
             self.fallback_reason_: str | None = reason
             return super().fit(X, y, **params)
 

@@ -130,6 +130,32 @@ class AutogradSteps:
             self.member.module.load_state_dict(state)
         self.members = []
 
+    def optimizer_state(self, k: int) -> dict[str, Any]:
+        """Return torch's dictionary of the optimizer's state."""
+        state: dict[str, Any] = self.optimizer.state_dict()
+        return state
+
+    def load_optimizer_state(self, k: int, state: dict[str, Any]) -> None:
+        """Let the optimizer go on from such a dictionary.
+
+        Its fused kernels walk through a parameter's memory and that of its states
+        side by side: they must have the same order.
+        """
+        parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+        for index, own in state["state"].items():
+            parameter = parameters[index]
+            for name, value in own.items():
+                if not isinstance(value, Tensor):
+                    continue
+                if value.shape == parameter.shape:
+                    like = torch.empty_like(parameter, dtype=value.dtype)
+                    own[name] = like.copy_(value)
+                elif value.ndim and self.optimizer.defaults.get("fused"):
+                    raise ValueError(
+                        f"{tuple(value.shape)} in place of {tuple(parameter.shape)}"
+                    )
+        self.optimizer.load_state_dict(state)
+
 
 def validate(
     module: nn.Module,

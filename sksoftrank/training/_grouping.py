@@ -29,7 +29,7 @@ from sksoftrank.training import _stacked
 from sksoftrank.training._autograd import AutogradSteps
 from sksoftrank.training._batches import InMemoryBatches
 from sksoftrank.training._iterators import make_batches
-from sksoftrank.training._loop import Steps, train
+from sksoftrank.training._loop import Record, RecordError, Steps, train
 from sksoftrank.training._member import Member, StopFlag
 from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stack_optimizer import check_optimizer
@@ -155,6 +155,7 @@ def train_members(
     stop: StopFlag | None = None,
     *,
     together: bool = False,
+    checkpoint: Record | None = None,
 ) -> None:
     """Train the members of initialised nets, which end with their weights or errors.
 
@@ -169,6 +170,8 @@ def train_members(
     together : bool, default=False
         Whether nets that can be one stack are, however large. Otherwise a stack is of
         what stays in reach of the caches.
+    checkpoint : Record, default=None
+        What they go on from, and are written to.
 
     Raises
     ------
@@ -198,9 +201,14 @@ def train_members(
                 with matmul_precision(net.precision, net.device), _seeded(net):
                     if isinstance(key, tuple):
                         options = _optimizer_options(net)
-                        train(_stacked.StackSteps(own, net.optimizer, options, stop))
+                        steps: Steps = _stacked.StackSteps(
+                            own, net.optimizer, options, stop
+                        )
                     else:
-                        train(_autograd_steps(net, own[0], stop))
+                        steps = _autograd_steps(net, own[0], stop)
+                    train(steps, checkpoint)
+            except RecordError:
+                raise
             except Exception as error:  # E.g. the device's memory is exhausted.
                 for member in own:
                     member.error = error

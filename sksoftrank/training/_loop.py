@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from sksoftrank.training._member import Member
 from sksoftrank.training._stopping import divergence
@@ -34,11 +35,34 @@ class Steps(Protocol):
     def drop(self, places: Sequence[int]) -> None:
         """Take members out, with the weights last kept."""
 
+    def optimizer_state(self, k: int) -> dict[str, Any]:
+        """Return what the optimizer knows of a member, as it is in memory."""
 
-def train(steps: Steps) -> None:
+    def load_optimizer_state(self, k: int, state: dict[str, Any]) -> None:
+        """Let the optimizer go on from what `optimizer_state` returned."""
+
+
+class RecordError(ValueError):
+    """The error of what can't be gone on from: no member's own, but that of all."""
+
+
+class Record(Protocol):
+    """What members go on from, and are written to after each epoch."""
+
+    def restore(
+        self, member: Member, load_optimizer: Callable[[dict[str, Any]], object]
+    ) -> bool:
+        """Give a member, and its optimizer, all that they had; return if that is so."""
+
+    def write(self, steps: Steps) -> None:
+        """Take note of what the members have come to."""
+
+
+def train(steps: Steps, checkpoint: Record | None = None) -> None:
     """Train the members of `steps` to their ends, each as it would be alone.
 
-    Their modules, histories and errors are filled in.
+    Their modules, histories and errors are filled in. Where they have been written to
+    a checkpoint before, they go on from there.
 
     Raises
     ------
@@ -48,7 +72,7 @@ def train(steps: Steps) -> None:
     """
     try:
         with steps.threads():
-            _run(steps)
+            _run(steps, checkpoint)
     except KeyboardInterrupt:
         if not steps.members or not all(member.history for member in steps.members):
             raise
@@ -58,9 +82,13 @@ def train(steps: Steps) -> None:
         steps.drop(range(len(steps.members)))
 
 
-def _run(steps: Steps) -> None:
-    steps.drop([k for k, member in enumerate(steps.members) if member.n_epochs == 0])
-    epoch = 0
+def _run(steps: Steps, checkpoint: Record | None) -> None:
+    if checkpoint is not None:
+        for k, member in enumerate(steps.members):
+            if checkpoint.restore(member, partial(steps.load_optimizer_state, k)):
+                steps.keep(k)
+    steps.drop([k for k, member in enumerate(steps.members) if member.is_finished])
+    epoch = max((len(member.history) for member in steps.members), default=0)
     while steps.members:
         epoch += 1
         for member in steps.members:
@@ -89,15 +117,9 @@ def _run(steps: Steps) -> None:
                 )
                 steps.keep(k)
                 _tell(member)
-        steps.drop(
-            [
-                k
-                for k, member in enumerate(steps.members)
-                if member.error is not None
-                or member.is_stopped
-                or epoch == member.n_epochs
-            ]
-        )
+        if checkpoint is not None:
+            checkpoint.write(steps)
+        steps.drop([k for k, member in enumerate(steps.members) if member.is_finished])
 
 
 def _tell(member: Member) -> None:

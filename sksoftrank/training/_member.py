@@ -63,3 +63,9 @@ class Member:
     def n_epochs(self) -> int:
         """Number of epochs to train."""
         return len(self.temperatures)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no epoch is left to be trained."""
+        n_trained = len(self.history)
+        return bool(self.error) or self.is_stopped or n_trained >= self.n_epochs

@@ -35,12 +35,14 @@ from sksoftrank.losses import (
 from sksoftrank.modules._protocol import lr_scales, parameters_without_decay
 from sksoftrank.training._autograd import as_logits, validate
 from sksoftrank.training._batches import InMemoryDataset
+from sksoftrank.training._checkpoint import Checkpoint
 from sksoftrank.training._grouping import (
     acts_on_batches,
     callbacks_of,
     train_members,
 )
 from sksoftrank.training._iterators import make_batches
+from sksoftrank.training._loop import RecordError
 from sksoftrank.training._member import Member, StopFlag
 from sksoftrank.training._precision import PRECISIONS, autocast
 from sksoftrank.training._stopping import divergence, interruption
@@ -426,12 +428,11 @@ class SoftRankNet(NeuralNetClassifier):
         nets: Sequence[SoftRankNet],
         members: Sequence[Member],
         stop: StopFlag | None = None,
-        *,
-        together: bool = False,
+        **options: Any,
     ) -> None:
         """Train, and take note of how each net ends."""
         try:
-            train_members(nets, members, stop, together=together)
+            train_members(nets, members, stop, **options)
         finally:
             for net, member in zip(nets, members, strict=True):
                 net.was_interrupted_ = member.is_interrupted
@@ -452,10 +453,10 @@ class SoftRankNet(NeuralNetClassifier):
                 return int(callback.best_epoch_)
         return len(self.history)
 
-    def warn_of_interruption(self) -> None:
-        """Say that Ctrl-C ended the training, and what is kept."""
+    def warn_of_interruption(self, more: str = "") -> None:
+        """Say that Ctrl-C ended the training, what is kept, and `more`."""
         message = interruption(len(self.history), self.max_epochs, self.kept_epoch)
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warnings.warn(message + more, UserWarning, stacklevel=4)
 
     def _make_member(
         self,
@@ -611,6 +612,7 @@ def fit_nets(
     stop: StopFlag | None = None,
     *,
     together: bool = False,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Exception | None]:
     """Train initialised nets, in stacks where they can be, each as by its own `fit`.
 
@@ -625,6 +627,8 @@ def fit_nets(
     together : bool, default=False
         Whether nets that can be one stack are, however large, as those must be whose
         callbacks wait for each other.
+    checkpoint : Checkpoint, default=None
+        What all go on from, and are written to.
 
     Returns
     -------
@@ -654,11 +658,17 @@ def fit_nets(
     for k, (net, dataset) in enumerate(zip(nets, datasets, strict=True)):
         try:
             net.notify("on_train_begin", X=dataset, y=None)
+            if checkpoint is not None:
+                checkpoint.attach(net)
             members[k] = net._make_member(dataset)
+        except RecordError:
+            raise
         except Exception as error:
             errors[k] = error
     SoftRankNet._train(
-        [nets[k] for k in members], [*members.values()], stop, together=together
+        *([nets[k] for k in members], [*members.values()], stop),
+        together=together,
+        checkpoint=checkpoint,
     )
     for k, member in members.items():
         errors[k] = member.error

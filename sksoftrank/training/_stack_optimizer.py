@@ -115,6 +115,10 @@ class FusedOptimizer:
         ]
         self._counters = [[step] for step in self.steps.unbind()]
 
+    def rows(self, k: int) -> list[Tensor]:
+        """Return all that is a network's own: its count of steps, and its means."""
+        return [self.steps[k], *(state[k] for state in self.states)]
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these networks."""
         self.states = [state[list(rows)] for state in self.states]

@@ -178,6 +178,18 @@ class StackSteps:
             self.graphs.clear()
         self.blocks.clear()
 
+    def optimizer_state(self, k: int) -> dict[str, Any]:
+        """Return the steps and means of a network."""
+        return {str(i): row for i, row in enumerate(self.optimizer.rows(k))}
+
+    def load_optimizer_state(self, k: int, state: dict[str, Any]) -> None:
+        """Let a network go on from such steps and means."""
+        for index, row in enumerate(self.optimizer.rows(k)):
+            own = state[str(index)]
+            if own.shape != row.shape:
+                raise ValueError(f"{tuple(own.shape)} in place of {tuple(row.shape)}")
+            row.copy_(own)
+
     # -- One epoch -------------------------------------------------------------------
 
     def train_epoch(self, epoch: int) -> tuple[list[float], dict[int, Exception]]:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import joblib
-import numpy as np
 import optuna
-from scipy import sparse
 from sklearn.base import BaseEstimator
 
+from sksoftrank._digest import digest, shorten, stable_repr
 from sksoftrank.search.ood.protocol import Plan
-from sksoftrank.search.ood.space import Space, stable_repr
+from sksoftrank.search.ood.space import Space
 from sksoftrank.search.ood.storage import shown
 
 # The study's attributes that begin so.
@@ -82,7 +81,7 @@ def _compare(
         if not name.startswith(_FINGERPRINT) or name == own:
             continue
         changed = [
-            f"{part}: {_short(other.get(part))} before, {_short(parts.get(part))} now"
+            f"{part}: {shorten(other.get(part))} before, {shorten(parts.get(part))} now"
             for part in sorted({*parts, *other})
             if parts.get(part) != other.get(part)
         ]
@@ -91,38 +90,3 @@ def _compare(
             f"the same search, but this one differs in {'; '.join(changed)}. Undo the "
             "change, or pass another study_name."
         )
-
-
-def _short(text: str | None) -> str:
-    if text is None:
-        return "nothing"
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def digest(data: Any) -> str:
-    """Return shape and hash of data; equal for equal data in any process."""
-    shape = getattr(data, "shape", None)
-    kind = f"{shape[0]} rows, shape {tuple(shape)}, " if shape else ""
-    return f"{kind}{joblib.hash(_hashable(data))[:16]}"
-
-
-def _hashable(data: Any) -> Any:
-    """Return lists, flat arrays and texts: what joblib hashes by value alone.
-
-    Of an array it hashes the strides, too, and of an object what else refers to it.
-    """
-    if sparse.issparse(data):
-        data = data.tocsr()
-        return _hashable([data.shape, data.data, data.indices, data.indptr])
-    if hasattr(data, "columns"):  # A frame: a column's type is its own.
-        return [[str(name), _hashable(data[name])] for name in data.columns]
-    if isinstance(data, dict):
-        data = sorted(data.items())
-    if isinstance(data, list | tuple):
-        return [_hashable(item) for item in data]
-    if hasattr(data, "__array__"):
-        array = np.asarray(data)
-        flat = np.ascontiguousarray(array).ravel()
-        is_text = flat.dtype.hasobject
-        return [str(array.shape), [*map(stable_repr, flat)] if is_text else flat]
-    return stable_repr(data)

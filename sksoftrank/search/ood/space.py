@@ -5,9 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-import re
-import reprlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +22,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial
 from scipy import stats
 
+from sksoftrank._digest import stable_repr
 from sksoftrank._optuna import optimize_loop
 from sksoftrank.estimators import (
     BaseSoftRankClassifier,
@@ -428,25 +426,3 @@ def _wanted(estimator: Any, params: Params) -> Params:
         "steps": MODERATE.steps,
         **values,
     }
-
-
-class _StableRepr(reprlib.Repr):
-    """`repr` of all there is, with sets and dictionaries in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in vars(self):
-            if name.startswith("max"):
-                setattr(self, name, sys.maxsize)
-
-    def repr_set(self, x: Any, level: int) -> str:
-        # Items that can't be compared, too, such as a text and None.
-        items = sorted(self.repr1(item, level - 1) for item in x)
-        return f"{type(x).__name__}({{{', '.join(items)}}})"
-
-    repr_frozenset = repr_set
-
-
-def stable_repr(value: Any) -> str:
-    """Return a representation without addresses, the same in every process."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", _StableRepr().repr(value))
