@@ -809,7 +809,7 @@ def test_commas_in_a_tsv_separate_nothing(tmp_path):
         "a;b;c;label\n1,5;2,5;3,5;x,y,z\n",
         'a;label\n1;"x,y,z"\n',
         '"a","label"\n1,"x;y;z"\n',
-        "a &amp; b,label\n&lt;&gt;&quot;,x\n",
+        "a &amp; b,label\n1,x&lt;&gt;&quot;\n",
         'a,label\n1,"x\ny"\n',
         "a,label\r1,x\r",
         "\na|label\n\n1|x, y\n",
