@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -17,14 +18,17 @@ from sklearn.base import (
 )
 from sklearn.utils import Tags, column_or_1d
 from sklearn.utils.extmath import svd_flip
-from sklearn.utils.validation import (
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
-from sksoftrank._sklearn import Interval, StrOptions, _check_sample_weight, _fit_context
+from sksoftrank._checks import check_readable
+from sksoftrank._sklearn import (
+    Interval,
+    StrOptions,
+    _fit_context,
+    check_weights,
+    read_rows,
+)
 from sksoftrank.rank import principal_axes, size_of_share
 from sksoftrank.theory import argmaxable_among
 
@@ -167,10 +171,8 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         RankCompressor
             Itself.
         """
-        Z = validate_data(self, X, dtype=[np.float64, np.float32])
-        weight = _check_sample_weight(
-            sample_weight, Z, dtype=np.float64, ensure_non_negative=True
-        )
+        Z = read_rows(self, X, dtype=[np.float64, np.float32])
+        weight = check_weights(sample_weight, Z)
         self._check_size(Z.shape[1])
         check_consistent_length(Z, y)
         codes = None if head is None else _check_codes(y, head, Z[:1])
@@ -180,6 +182,12 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         # next to torch's, would cost more than the work.
         z, w = _tensor(Z, np.float64), _tensor(weight, np.float64)
         magnitude = float((w @ z.square()).sum().sqrt())
+        if not magnitude < math.inf:
+            raise ValueError(
+                "X and sample_weight must have finite squares and sums, got numbers "
+                f"up to {float(z.abs().max()):.3g} and weights up to "
+                f"{float(w.max()):.3g}. Divide them by a number."
+            )
         # From the heaviest row, so that the mean is rounded at the scale of the spread
         # and not of the offset: of equal rows nothing is left, however many they are.
         origin = z[w.argmax()]
@@ -251,7 +259,7 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             In the dtype of `X`.
         """
         check_is_fitted(self)
-        Z = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        Z = read_rows(self, X, dtype=[np.float64, np.float32], reset=False)
         components = self.components_.astype(Z.dtype, copy=False)
         return (Z - self.mean_.astype(Z.dtype, copy=False)) @ components.T
 
@@ -302,6 +310,7 @@ def _check_codes(y: npt.ArrayLike | None, head: Head, row: npt.NDArray[Any]) -> 
             "y must hold the right class of each row when head is given, got None. "
             "Pass y, or leave head out."
         )
+    check_readable("y", y)
     labels = column_or_1d(y)
     n_columns = head(_tensor(row, np.float64)).shape[1]
     known = np.zeros(len(labels), dtype=bool)
@@ -347,6 +356,8 @@ class _Seen:
         Of the classes that all directions can reach: the others were lost before.
         """
         high = len(self.directions)
+        if size >= high:  # A linear programme a class would tell what changes nothing.
+            return size, []
         lost = self.lost_classes(classes, size)
         if len(lost):
             lost = np.setdiff1d(lost, self.lost_classes(lost, high))

@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sksoftrank._sklearn import Interval, _fit_context
+from sksoftrank._sklearn import Interval, _fit_context, read_rows
 
 __all__ = ["FeatureDropout", "GainDrift", "GaussianNoise", "OffsetDrift"]
 
@@ -135,7 +135,7 @@ class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
             self._numeric = None if len(numeric) == len(schema) else numeric
         dtype = [np.float64, np.float32]
         if self._numeric is None:
-            rows: Array = validate_data(self, X, reset=reset, dtype=dtype)
+            rows: Array = read_rows(self, X, reset=reset, dtype=dtype)
             return rows
         if not is_frame:
             raise ValueError(
