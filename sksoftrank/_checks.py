@@ -7,6 +7,7 @@ one more class. And where it can't read, it doesn't say what.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,9 +56,11 @@ def check_readable(name: str, value: Any) -> None:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
             f"{name} must not have masked values, whose mask nothing here heeds, got "
-            f"{np.ma.count_masked(value)}. Fill them, or drop their rows."
+            f"{np.count_nonzero(value.mask)}. Fill them, or drop their rows."
         )
-    dtypes = [value.dtype] if hasattr(value, "dtype") else getattr(value, "dtypes", ())
+    dtypes = [value.dtype] if hasattr(value, "dtype") else ()
+    if hasattr(value, "shape") and hasattr(value, "dtypes"):  # A frame, not a lazy one.
+        dtypes = value.dtypes
     kinds = {getattr(dtype, "kind", "") for dtype in dtypes}
     if kinds & {"M", "m"}:
         raise ValueError(
@@ -111,9 +114,13 @@ def read_labels(name: str, y: Any) -> Array:
         y = y.to_numpy(dtype=numpy_dtype)
     with naming(y, name, expected="an array of labels"):
         labels = np.asarray(y)
+    if labels.dtype.kind == "c":
+        raise ValueError(
+            f"{name} must hold text or numbers, got complex ones. Name the classes."
+        )
     is_list = isinstance(y, list | tuple) and labels.dtype.kind == "U"
     if labels.dtype.kind in "Mmf":
-        n_missing = np.count_nonzero(np.isnan(labels))
+        n_missing = int(np.count_nonzero(np.isnan(labels)))
     elif labels.dtype.kind == "O" or is_list:
         values = np.asarray(y, dtype=object).ravel().tolist()
         n_missing = sum(map(_is_missing, values))
@@ -168,6 +175,15 @@ def _check_types(name: str, values: list[Any]) -> None:
 def as_tuple(value: Any) -> tuple[Any, ...]:
     """Return a sequence as a tuple; what has no axis, and is none, as its one item."""
     return (value,) if getattr(value, "ndim", 1) == 0 else tuple(value)
+
+
+def check_path(name: str, path: Any) -> str:
+    """Return a path as text; a number would be taken for a file that is open."""
+    with naming(path, name, expected="a str or a PathLike"):
+        text = os.fspath(path)
+        if not isinstance(text, str) or "\0" in text:
+            raise ValueError("it is no text that names a file.")
+    return text
 
 
 # -- Numbers ---------------------------------------------------------------------------

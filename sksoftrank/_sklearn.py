@@ -111,7 +111,7 @@ def check_weights(sample_weight: Any, X: Any) -> Any:
     check_readable("sample_weight", sample_weight)
     # A single number for all would go unchecked.
     if isinstance(sample_weight, Number) and not (
-        isinstance(sample_weight, Real) and 0 < sample_weight < math.inf
+        isinstance(sample_weight, Real) and 0 < float(sample_weight) < math.inf
     ):
         raise ValueError(
             "sample_weight must be positive and finite where it is one number, got "

@@ -44,6 +44,9 @@ AUTO_SHARE = 0.99
 # lose all of it. Both from benchmarks/promise.py.
 MARGIN_LOSS = 0.2
 ROWS_PER_ERROR = 8
+# Of 1,000 classes each takes some 10 ms, at several sizes. More classes that no row of
+# the fit is given are those of a network that has learned little.
+MOST_PROGRAMMES = 100
 # Coordinates computed at a time in the search for a sufficient size.
 _COORDINATES = 32
 
@@ -208,7 +211,9 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 size = _sufficient_size(seen, codes, w / w.sum(), self.tol)
             else:
                 size = self._size_from_spectrum(s)
-            least, lost = seen.least_size(codes[w > 0].unique().numpy(), size)
+            is_auto = self.n_components == "auto"
+            present = codes[w > 0].unique().numpy()
+            least, lost = seen.least_size(present, size, in_doubt_all=is_auto)
             if self.n_components == "auto" and least > size:
                 size = _sufficient_size(seen, codes, w / w.sum(), self.tol, least)
             elif least > size:
@@ -337,27 +342,37 @@ class _Seen:
             # (d, c): what each direction adds, since the head is affine.
             self.effects = head(directions + mean) - self.origin
 
+    def unseen_classes(
+        self, classes: npt.NDArray[np.int64], size: int
+    ) -> npt.NDArray[np.int64]:
+        """Return those classes that the head gives to no row of the fit."""
+        effects = self.effects[:size]
+        logits = self.centered @ (self.directions[:size].T @ effects) + self.origin
+        return np.setdiff1d(classes, logits.argmax(dim=1).unique().numpy())
+
     def lost_classes(
         self, classes: npt.NDArray[np.int64], size: int
     ) -> npt.NDArray[np.int64]:
         """Return those classes that the head gives to no row of so many coordinates."""
         effects = self.effects[:size]
         # A class that some row of the fit is given needs no linear programme.
-        logits = self.centered @ (self.directions[:size].T @ effects) + self.origin
-        classes = np.setdiff1d(classes, logits.argmax(dim=1).unique().numpy())
+        classes = self.unseen_classes(classes, size)
         reached = argmaxable_among(classes, effects.T.numpy(), self.origin[0].numpy())
         return classes[~reached]
 
     def least_size(
-        self, classes: npt.NDArray[np.int64], size: int
+        self, classes: npt.NDArray[np.int64], size: int, *, in_doubt_all: bool = False
     ) -> tuple[int, list[int]]:
         """Return the least size from `size` on that loses no class, and those lost.
 
-        Of the classes that all directions can reach: the others were lost before.
+        Of the classes that all directions can reach: the others were lost before. At
+        will all directions are kept where it would take many linear programmes to say.
         """
         high = len(self.directions)
-        if size >= high:  # A linear programme a class would tell what changes nothing.
+        if size >= high:
             return size, []
+        if in_doubt_all and len(self.unseen_classes(classes, size)) > MOST_PROGRAMMES:
+            return high, []
         lost = self.lost_classes(classes, size)
         if len(lost):
             lost = np.setdiff1d(lost, self.lost_classes(lost, high))

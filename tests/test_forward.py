@@ -129,7 +129,7 @@ def test_a_product_that_overflows_is_an_error_without_a_warning(clf, data):
     clf.module_.output.weight.data.fill_(3e38)
     rows = np.float32(100.0 * data[0])
     for method in ("predict", "predict_proba", "decision_function"):
-        with pytest.raises(ValueError, match="X must hold numbers .* float32"):
+        with pytest.raises(ValueError, match=r"X must hold numbers .* float32"):
             getattr(clf, method)(rows)
 
 

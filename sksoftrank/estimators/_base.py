@@ -600,16 +600,16 @@ class BaseSoftRankClassifier(
                 f"X must be an array, got {type(X).__name__}. Pass some thousand rows, "
                 "whose embedding is held at once."
             )
-        X = self._validate_rows(X)
-        check_range(X)
+        rows = self._validate_rows(X)
+        check_range(rows)
         codes = None
         if y is not None:
-            y = as_labels("y", y, X.shape[0])
-            codes = encode(y, self.classes_, "Drop rows of other classes.")
+            labels = as_labels("y", y, rows.shape[0])
+            codes = encode(labels, self.classes_, "Drop rows of other classes.")
         weight = None
         if sample_weight is not None:
-            weight = check_weights(sample_weight, X)
-        self._fit_compressor(X, codes, weight, n_components, tol)
+            weight = check_weights(sample_weight, rows)
+        self._fit_compressor(rows, codes, weight, n_components, tol)
         return self
 
     # -- scikit-learn's conventions --------------------------------------------------

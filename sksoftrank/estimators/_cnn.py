@@ -121,7 +121,7 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
     def _architecture(self) -> Architecture:
         channels = as_tuple(self.channels)
         if not channels or not all(
-            isinstance(c, Integral) and c >= 1 for c in channels
+            isinstance(c, Integral) and int(c) >= 1 for c in channels
         ):
             raise ValueError(
                 "channels must be one or more positive integers, got "

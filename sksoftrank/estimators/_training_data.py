@@ -200,11 +200,13 @@ def merge_duplicates(
     any place, then lead to the same sums in the same order: the same fit.
     """
     if sparse.issparse(X):
-        X = X.sorted_indices()
+        X = X.copy()
+        X.sum_duplicates()  # In order, too.
+        X.eliminate_zeros()
         bounds = list(zip(X.indptr[:-1], X.indptr[1:], strict=True))
         rows = [X.indices[a:b].tobytes() + X.data[a:b].tobytes() for a, b in bounds]
     else:
-        rows = [row.tobytes() for row in X]
+        rows = [row.tobytes() for row in X + 0]  # No zero is negative.
     own = np.zeros_like(codes) if groups is None else groups
     equal: dict[tuple[int, int, bytes], list[int]] = {}
     for index, key in enumerate(zip(codes.tolist(), own.tolist(), rows, strict=True)):
