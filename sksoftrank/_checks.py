@@ -59,7 +59,8 @@ def check_readable(name: str, value: Any) -> None:
             f"{np.count_nonzero(value.mask)}. Fill them, or drop their rows."
         )
     dtypes = [value.dtype] if hasattr(value, "dtype") else ()
-    if hasattr(value, "shape") and hasattr(value, "dtypes"):  # A frame, not a lazy one.
+    # Of a frame; a lazy one has no shape yet.
+    if not dtypes and hasattr(value, "shape") and hasattr(value, "dtypes"):
         dtypes = value.dtypes
     kinds = {getattr(dtype, "kind", "") for dtype in dtypes}
     if kinds & {"M", "m"}:

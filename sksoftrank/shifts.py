@@ -90,7 +90,14 @@ class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
             Itself.
         """
         rows = self._read(X, reset=True)
-        self.scale_ = rows.std(axis=0, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = rows.std(axis=0, dtype=np.float64)
+        if not np.isfinite(scale).all():
+            raise ValueError(
+                "X must hold numbers whose squares are finite, got some up to "
+                f"{np.abs(rows).max():.3g}. Scale its columns."
+            )
+        self.scale_ = scale
         self._learn(rows)
         return self
 

@@ -50,7 +50,8 @@ from sksoftrank import (
 )
 from sksoftrank.domains import DomainSplit
 from sksoftrank.inspection import compress_network, effective_depth, rank_profile
-from sksoftrank.shifts import GainDrift
+from sksoftrank.modules import MLP
+from sksoftrank.shifts import GainDrift, GaussianNoise, OffsetDrift
 
 FAST = {"max_epochs": 2, "batch_size": 16, "random_state": 0}
 N, D = 24, 4
@@ -388,6 +389,8 @@ def test_bad_rows_are_named_and_cost_nothing(make, kind):
 
 def test_rows_whose_outputs_overflow_are_no_class():
     clf = mlp(normalization=None, input_scale=False).fit(X, Y)
+    for parameter in clf.module_.parameters():
+        parameter.data *= 100.0
     unit = X / np.abs(X).max()
     for rows in (np.float32(3e38 * unit), 1e308 * unit):
         for method in ("predict", "predict_proba", "transform", "embed"):
@@ -676,6 +679,44 @@ def test_a_report_is_of_a_classifier():
         ood.ood_report(None, X, Y, {})
     with pytest.raises(ValueError, match="random_state must be"):
         ood.ood_report(CLF, X, Y, {}, random_state=0.5)
+
+
+SEARCHES = {
+    "grid": partial(StackedGridSearchCV, mlp(), {"temperature": [1.0, 3.0]}, cv=2),
+    "ood": partial(OODSearchCV, mlp(), **SHIFT),
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("kind", ["None", "NaT", "text and numbers", "masked"])
+def test_bad_labels_of_a_search_are_named_before_training(search, kind):
+    with pytest.raises(ValueError, match=r"^y must"):
+        SEARCHES[search]().fit(X, BAD_LABELS[kind])
+    with pytest.raises(ValueError, match=r"^y must .* numbers of samples"):
+        SEARCHES[search]().fit(X, Y[1:])
+    with pytest.raises(ValueError, match=r"^y_ood must"):
+        OODSearchCV(mlp()).fit(X, Y, X_ood=X + 1, y_ood=BAD_LABELS[kind])
+
+
+def test_a_grid_search_names_dates():
+    search = SEARCHES["grid"](error_score="raise")
+    with pytest.raises(ValueError, match="X must hold numbers, got dates"):
+        search.fit(BAD_ROWS["dates"], Y)
+
+
+def test_a_net_of_skorch_heeds_masks_too():
+    net = SoftRankNet(MLP, module__n_features=D, module__n_classes=3, max_epochs=1)
+    with pytest.raises(ValueError, match="X must not have masked"):
+        net.fit(masked.astype("f4"), Y)
+    with pytest.raises(ValueError, match="y must not have masked"):
+        net.fit(X.astype("f4"), BAD_LABELS["masked"])
+
+
+@pytest.mark.parametrize("shift", [GainDrift, OffsetDrift, GaussianNoise])
+def test_a_shift_has_a_finite_scale_or_none(shift):
+    with pytest.raises(ValueError, match="X must hold numbers whose squares"):
+        shift(1).fit(1e307 * X)
+    assert np.isfinite(shift(5, random_state=0).fit_transform(1e-320 * X)).all()
 
 
 # -- Threads and processes -------------------------------------------------------------

@@ -17,7 +17,7 @@ from sklearn.utils import _safe_indexing, check_consistent_length, indexable
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite
 
-from sksoftrank._checks import as_labels
+from sksoftrank._checks import as_labels, read_labels
 from sksoftrank._sklearn import _check_method_params, _num_samples
 from sksoftrank.ood._rows import undefined_on, why_undefined
 from sksoftrank.shifts import put_columns, shift_name
@@ -219,6 +219,8 @@ def _check_source(
         raise ValueError(
             "y_ood must hold the labels of X_ood, got None. Pass one label a row."
         )
+    if y_ood is not None:
+        read_labels("y_ood", y_ood)
     for name, value in (("y_ood", y_ood), ("domains_ood", domains_ood)):
         if value is not None and X_ood is None:
             raise ValueError(
