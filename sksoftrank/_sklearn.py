@@ -6,6 +6,8 @@ that its own estimators make. The searches are scikit-learn's but for who trains
 fill in the rest, step by step, with its own. A metric is hidden in its scorer, the rows
 in a search for neighbours.
 
+Rows and weights are read here with scikit-learn's checks, whose errors then name them.
+
 Where a subclass must define or override a private name, that stands in the subclass:
 ``_parameter_constraints``, ``_n_features_out``, ``_run_search``.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -423,7 +424,7 @@ def _no_rows() -> ValueError:
 def _finite(outputs: Tensor) -> Tensor:
     """Return what a network makes of rows, unless that overflows."""
     # A sum is several times as fast, and where it is finite all is.
-    if not (outputs.sum().isfinite() or outputs.isfinite().all()):
+    if not (math.isfinite(outputs.sum().item()) or outputs.isfinite().all()):
         kind = str(outputs.dtype).removeprefix("torch.")
         raise ValueError(
             f"X must hold numbers of which the network makes finite ones in {kind}, "
