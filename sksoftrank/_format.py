@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from sksoftrank._checks import check_path
+
 Array = npt.NDArray[Any]
 # Raised with any change to what a file says, or to how it says it.
 SCHEMA = 1
@@ -112,7 +114,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[Any, dict[str, Array]
     ValueError
         If the file is none of these, or is not as it was written.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if not stat.S_ISREG(os.stat(check_path("path", path)).st_mode):
         refuse(path, "which is no file", "Name the file itself.")
     with open(path, "rb") as file:
         data = bytearray(file.read(_CHECKSUM.stop))
@@ -211,12 +213,14 @@ def _digest(data: bytearray) -> bytes:
 
 def replace(path: str | os.PathLike[str], data: bytearray) -> None:
     """Put a file in the place of what is there, in one step."""
-    target = Path(os.path.realpath(path))  # A link stays one.
-    if target.is_dir():
+    target = Path(os.path.realpath(check_path("path", path)))  # A link stays one.
+    # Who may would put a file in the place of a device, which then is lost.
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "a device or pipe"
         raise FormatError(
-            f"path must be that of a file, got the folder {os.fspath(path)!r}. Add a "
-            "name.",
-            "which is a folder",
+            f"path must be that of a file, got {what}, {os.fspath(path)!r}. Name a "
+            "file.",
+            f"which is {what}",
         )
     # In the same folder: only within a file system is a file put in place in one step.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")

@@ -6,14 +6,19 @@ that its own estimators make. The searches are scikit-learn's but for who trains
 fill in the rest, step by step, with its own. A metric is hidden in its scorer, the rows
 in a search for neighbours.
 
+Rows and weights are read here with scikit-learn's checks, whose errors then name them.
+
 Where a subclass must define or override a private name, that stands in the subclass:
 ``_parameter_constraints``, ``_n_features_out``, ``_run_search``.
 """
 
+import math
 from copy import copy
 from inspect import signature
+from numbers import Number, Real
 from typing import Any
 
+import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.metrics._scorer import _BaseScorer, _MultimetricScorer
@@ -40,7 +45,10 @@ from sklearn.utils.validation import (
     _check_sample_weight,
     _num_features,
     _num_samples,
+    validate_data,
 )
+
+from sksoftrank._checks import LENGTHS, check_readable, naming
 
 __all__ = [
     "METADATA_REQUEST",
@@ -53,7 +61,6 @@ __all__ = [
     "_check_method_params",
     "_check_partial_fit_first_call",
     "_check_refit_for_multimetric",
-    "_check_sample_weight",
     "_fit_and_score",
     "_fit_context",
     "_format_results",
@@ -68,8 +75,10 @@ __all__ = [
     "_validate_params",
     "_warn_or_raise_about_fit_failures",
     "_yield_masked_array_for_each_param",
+    "check_weights",
     "has_callbacks",
     "is_scalar_nan",
+    "read_rows",
     "reads_columns",
     "rows_of",
     "scorers_by_name",
@@ -88,6 +97,34 @@ _select_best_index = BaseSearchCV._select_best_index
 
 # Where an estimator keeps what `set_fit_request` and its like were told.
 METADATA_REQUEST = "_metadata_request"
+
+
+def read_rows(
+    estimator: BaseEstimator, X: Any, y: Any = "no_validation", **options: Any
+) -> Any:
+    """Return what `validate_data` does, and name `X` in what it says of others."""
+    check_readable("X", X)
+    with naming(X, "X", "y", LENGTHS, expected="a table of numbers"):
+        return validate_data(estimator, X, y, **options)
+
+
+def check_weights(sample_weight: Any, X: Any) -> Any:
+    """Return a finite weight for each row, none negative and not all zero."""
+    check_readable("sample_weight", sample_weight)
+    # A single number for all would go unchecked.
+    if isinstance(sample_weight, Number) and not (
+        isinstance(sample_weight, Real) and 0 < float(sample_weight) < math.inf
+    ):
+        raise ValueError(
+            "sample_weight must be positive and finite where it is one number, got "
+            f"{sample_weight!r}. Leave it out for equal weights."
+        )
+    with naming(
+        sample_weight, "sample_weight", expected="a non-negative number for each row"
+    ):
+        return _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
 
 
 def has_callbacks(estimator: BaseEstimator) -> bool:

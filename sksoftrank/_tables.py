@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from sksoftrank._checks import check_path
+
 SEPARATORS = ",;\t|"
 TEXT_ENDINGS = (".csv", ".tsv")
 # What pandas decompresses by the name alone, ".tar" also below another: ".tar.gz".
@@ -66,7 +68,7 @@ def read_table(
     notes : list of str
         One line each, without an end.
     """
-    path = Path(path)
+    path = Path(check_path("path", path))
     if not path.is_file():
         raise FileNotFoundError(
             f"path must be a file, got {str(path)!r}, which is not."

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sksoftrank.rank import EPS, as_matrix
+from sksoftrank._checks import as_labels, as_matrix
+from sksoftrank.rank import EPS
 
 __all__ = [
     "class_separation",
@@ -40,13 +41,8 @@ class _Classes:
     """
 
     def __init__(self, Z: Any, y: Any) -> None:
-        Z = as_matrix(Z)
-        labels = np.asarray(y)
-        if labels.shape != (len(Z),):
-            raise ValueError(
-                f"y must hold a label for each of the {len(Z)} rows of Z, got shape "
-                f"{labels.shape}. Pass the labels of those rows."
-            )
+        Z = as_matrix("Z", Z)
+        labels = as_labels("y", y, len(Z))
         self.classes, self.codes = np.unique(labels, return_inverse=True)
         if len(self.classes) < 2:
             raise ValueError(
@@ -95,7 +91,7 @@ class _Classes:
         return float(np.abs(above + 1 / (n - 1)).mean())
 
     def self_duality(self, weight: Any) -> float:
-        weight = as_matrix(weight)
+        weight = as_matrix("weight", weight)
         if weight.shape != self.centers.shape:
             raise ValueError(
                 f"weight must be of shape {self.centers.shape}, a row for each class of"
@@ -110,13 +106,7 @@ class _Classes:
         return float(np.linalg.norm(weight / length - centers))
 
     def nearest_center_agreement(self, predictions: Any) -> float:
-        predicted = np.asarray(predictions)
-        if predicted.shape != self.codes.shape:
-            raise ValueError(
-                f"predictions must hold a label for each of the {len(self.codes)} rows "
-                f"of Z, got shape {predicted.shape}. Pass what predict returns for "
-                "those rows."
-            )
+        predicted = as_labels("predictions", predictions, len(self.codes))
         rows = self.deviations + self.centers[self.codes]
         # The rows' own norms are the same for each centre.
         distances = (self.centers**2).sum(axis=1) - 2 * rows @ self.centers.T
@@ -360,7 +350,7 @@ def class_separation(Z: Any, y: npt.ArrayLike) -> float:
     1.0
     """
     groups = _Classes(Z, y)
-    Z = as_matrix(Z)
+    Z = as_matrix("Z", Z)
     scale = np.abs(Z).max(axis=1, keepdims=True)
     Z = np.divide(Z, scale, out=np.zeros_like(Z), where=scale > 0.0)
     length = np.linalg.norm(Z, axis=1, keepdims=True)

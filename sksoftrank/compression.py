@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -17,14 +18,17 @@ from sklearn.base import (
 )
 from sklearn.utils import Tags, column_or_1d
 from sklearn.utils.extmath import svd_flip
-from sklearn.utils.validation import (
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor
 
-from sksoftrank._sklearn import Interval, StrOptions, _check_sample_weight, _fit_context
+from sksoftrank._checks import check_readable
+from sksoftrank._sklearn import (
+    Interval,
+    StrOptions,
+    _fit_context,
+    check_weights,
+    read_rows,
+)
 from sksoftrank.rank import principal_axes, size_of_share
 from sksoftrank.theory import argmaxable_among
 
@@ -40,6 +44,9 @@ AUTO_SHARE = 0.99
 # lose all of it. Both from benchmarks/promise.py.
 MARGIN_LOSS = 0.2
 ROWS_PER_ERROR = 8
+# Of 1,000 classes each takes some 10 ms, at several sizes. More classes that no row of
+# the fit is given are those of a network that has learned little.
+MOST_PROGRAMMES = 100
 # Coordinates computed at a time in the search for a sufficient size.
 _COORDINATES = 32
 
@@ -167,10 +174,8 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         RankCompressor
             Itself.
         """
-        Z = validate_data(self, X, dtype=[np.float64, np.float32])
-        weight = _check_sample_weight(
-            sample_weight, Z, dtype=np.float64, ensure_non_negative=True
-        )
+        Z = read_rows(self, X, dtype=[np.float64, np.float32])
+        weight = check_weights(sample_weight, Z)
         self._check_size(Z.shape[1])
         check_consistent_length(Z, y)
         codes = None if head is None else _check_codes(y, head, Z[:1])
@@ -180,6 +185,12 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         # next to torch's, would cost more than the work.
         z, w = _tensor(Z, np.float64), _tensor(weight, np.float64)
         magnitude = float((w @ z.square()).sum().sqrt())
+        if not magnitude < math.inf:
+            raise ValueError(
+                "X and sample_weight must have finite squares and sums, got numbers "
+                f"up to {float(z.abs().max()):.3g} and weights up to "
+                f"{float(w.max()):.3g}. Divide them by a number."
+            )
         # From the heaviest row, so that the mean is rounded at the scale of the spread
         # and not of the offset: of equal rows nothing is left, however many they are.
         origin = z[w.argmax()]
@@ -200,7 +211,9 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 size = _sufficient_size(seen, codes, w / w.sum(), self.tol)
             else:
                 size = self._size_from_spectrum(s)
-            least, lost = seen.least_size(codes[w > 0].unique().numpy(), size)
+            is_auto = self.n_components == "auto"
+            present = codes[w > 0].unique().numpy()
+            least, lost = seen.least_size(present, size, in_doubt_all=is_auto)
             if self.n_components == "auto" and least > size:
                 size = _sufficient_size(seen, codes, w / w.sum(), self.tol, least)
             elif least > size:
@@ -251,7 +264,7 @@ class RankCompressor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             In the dtype of `X`.
         """
         check_is_fitted(self)
-        Z = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        Z = read_rows(self, X, dtype=[np.float64, np.float32], reset=False)
         components = self.components_.astype(Z.dtype, copy=False)
         return (Z - self.mean_.astype(Z.dtype, copy=False)) @ components.T
 
@@ -302,6 +315,7 @@ def _check_codes(y: npt.ArrayLike | None, head: Head, row: npt.NDArray[Any]) -> 
             "y must hold the right class of each row when head is given, got None. "
             "Pass y, or leave head out."
         )
+    check_readable("y", y)
     labels = column_or_1d(y)
     n_columns = head(_tensor(row, np.float64)).shape[1]
     known = np.zeros(len(labels), dtype=bool)
@@ -328,25 +342,37 @@ class _Seen:
             # (d, c): what each direction adds, since the head is affine.
             self.effects = head(directions + mean) - self.origin
 
+    def unseen_classes(
+        self, classes: npt.NDArray[np.int64], size: int
+    ) -> npt.NDArray[np.int64]:
+        """Return those classes that the head gives to no row of the fit."""
+        effects = self.effects[:size]
+        logits = self.centered @ (self.directions[:size].T @ effects) + self.origin
+        return np.setdiff1d(classes, logits.argmax(dim=1).unique().numpy())
+
     def lost_classes(
         self, classes: npt.NDArray[np.int64], size: int
     ) -> npt.NDArray[np.int64]:
         """Return those classes that the head gives to no row of so many coordinates."""
         effects = self.effects[:size]
         # A class that some row of the fit is given needs no linear programme.
-        logits = self.centered @ (self.directions[:size].T @ effects) + self.origin
-        classes = np.setdiff1d(classes, logits.argmax(dim=1).unique().numpy())
+        classes = self.unseen_classes(classes, size)
         reached = argmaxable_among(classes, effects.T.numpy(), self.origin[0].numpy())
         return classes[~reached]
 
     def least_size(
-        self, classes: npt.NDArray[np.int64], size: int
+        self, classes: npt.NDArray[np.int64], size: int, *, in_doubt_all: bool = False
     ) -> tuple[int, list[int]]:
         """Return the least size from `size` on that loses no class, and those lost.
 
-        Of the classes that all directions can reach: the others were lost before.
+        Of the classes that all directions can reach: the others were lost before. At
+        will all directions are kept where it would take many linear programmes to say.
         """
         high = len(self.directions)
+        if size >= high:
+            return size, []
+        if in_doubt_all and len(self.unseen_classes(classes, size)) > MOST_PROGRAMMES:
+            return high, []
         lost = self.lost_classes(classes, size)
         if len(lost):
             lost = np.setdiff1d(lost, self.lost_classes(lost, high))

@@ -29,9 +29,9 @@ from scipy import ndimage, sparse
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.preprocessing import scale
 from sklearn.utils import check_random_state, gen_batches
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from sksoftrank._sklearn import Interval, StrOptions, _fit_context
+from sksoftrank._sklearn import Interval, StrOptions, _fit_context, read_rows
 
 __all__ = ["CORRUPTIONS", "Corruption"]
 
@@ -577,9 +577,7 @@ class Corruption(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 "X must be rows (n, d) or images (n, c, h, w), got the shape "
                 f"{tuple(X.shape)}. Give grey images one channel: X[:, None]."
             )
-        rows: Array = validate_data(
-            self, X, dtype=[np.float64, np.float32], reset=reset
-        )
+        rows: Array = read_rows(self, X, dtype=[np.float64, np.float32], reset=reset)
         return rows, shape
 
     def _check_range(self, rows: Array) -> Array:

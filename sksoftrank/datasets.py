@@ -17,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch, check_random_state
 
 from sksoftrank import shifts
+from sksoftrank._checks import check_path
 from sksoftrank._sampling import stratified_order
 from sksoftrank._tables import read_table, shorten
 from sksoftrank.corruptions import Corruption
@@ -194,7 +195,7 @@ def load_table(
     (array([[1., 2.],
            [3., 4.]]), ['x', 'y'], ['a', 'b'])
     """
-    path = Path(path)
+    path = Path(check_path("path", path))
     if target is None:
         raise ValueError(
             "target must be the name of a column, got None. Pass that of the labels."
@@ -650,7 +651,7 @@ def _load_frame(
 
 def _file(path: str | PathLike[str], name: str) -> Path:
     """Return the path of a file that is given itself, or by the folder it is in."""
-    path = Path(path)
+    path = Path(check_path("path", path))
     if path.is_dir():
         return _file_in(path, name)
     if not path.is_file():
@@ -662,7 +663,7 @@ def _file(path: str | PathLike[str], name: str) -> Path:
 
 
 def _file_in(folder: str | PathLike[str], name: str) -> Path:
-    path = Path(folder) / name
+    path = Path(check_path("folder", folder)) / name
     if not path.is_file():
         raise FileNotFoundError(
             f"folder must hold {name}, got {str(folder)!r}, which does not. Pass the "

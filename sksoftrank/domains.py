@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import BaseCrossValidator
-from sklearn.utils import check_array, check_random_state, indexable
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils.multiclass import type_of_target
 
+from sksoftrank._checks import as_labels
 from sksoftrank._sampling import stratified_order
 
 __all__ = ["DomainSplit"]
@@ -206,13 +207,7 @@ class DomainSplit(BaseCrossValidator):
             raise ValueError(
                 "groups must give the domain of each row, got None. Pass groups=."
             )
-        groups = check_array(groups, input_name="groups", ensure_2d=False, dtype=None)
-        if groups.ndim != 1:
-            raise ValueError(
-                "groups must be 1-d, one domain a row, got the shape "
-                f"{groups.shape}. Pass one column."
-            )
-        names, domains = np.unique(groups, return_inverse=True)
+        names, domains = np.unique(as_labels("groups", groups), return_inverse=True)
         if len(names) < 2:
             raise ValueError(
                 f"groups must hold at least two domains, got only {names.tolist()}. "

@@ -56,6 +56,11 @@ def temperature_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     Tensor of shape (..., n_classes)
         Probabilities in [0, 1] that sum to one over the last axis.
 
+    Raises
+    ------
+    ValueError
+        If `temperature` is not a positive, finite number.
+
     Examples
     --------
     >>> import torch
@@ -63,7 +68,7 @@ def temperature_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
     >>> temperature_softmax(torch.tensor([0.0, 2.0]), temperature=2.0)
     tensor([0.2689, 0.7311])
     """
-    return torch.softmax(logits / temperature, dim=-1)
+    return torch.softmax(logits / check_temperature(temperature), dim=-1)
 
 
 def temperature_cross_entropy(
@@ -104,6 +109,11 @@ def temperature_cross_entropy(
     Tensor of shape () or (n,)
         Loss in nats, non-negative; lower is better.
 
+    Raises
+    ------
+    ValueError
+        If `temperature` is not a positive, finite number.
+
     References
     ----------
     Masarczyk et al. (2025), arXiv:2506.01562.
@@ -116,6 +126,22 @@ def temperature_cross_entropy(
     >>> temperature_cross_entropy(logits, target, temperature=10.0)  # log(4)
     tensor(1.3863)
     """
+    check_temperature(temperature)
+    return _cross_entropy(
+        logits, target, temperature, weight, sample_weight, label_smoothing, reduction
+    )
+
+
+def _cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    temperature: float,
+    weight: Tensor | None,
+    sample_weight: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+) -> Tensor:
+    """Return the loss; torch.compile would trip over a check of the temperature."""
     scaled = logits / temperature
     if sample_weight is None:
         return F.cross_entropy(
@@ -192,14 +218,14 @@ class TemperatureCrossEntropyLoss(nn.Module):
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
         """Return the loss of `logits` (n, n_classes) at `target` (n,)."""
-        return temperature_cross_entropy(
+        return _cross_entropy(
             logits,
             target,
             self.temperature,
-            weight=self.weight,
-            sample_weight=sample_weight,
-            label_smoothing=self.label_smoothing,
-            reduction=self.reduction,
+            self.weight,
+            sample_weight,
+            self.label_smoothing,
+            self.reduction,
         )
 
     def extra_repr(self) -> str:

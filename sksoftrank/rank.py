@@ -8,12 +8,14 @@ of logits are usually read uncentred, variances of representations centred.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg
+
+from sksoftrank._checks import as_matrix, check_not_negative, naming
 
 __all__ = [
     "effective_rank",
@@ -30,24 +32,6 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
-
-
-def as_matrix(Z: Any) -> FloatArray:
-    """Return `Z` as a finite (n, d) float64 array, whatever it was made of."""
-    if hasattr(Z, "detach"):  # A tensor, on any device, in any precision.
-        Z = Z.detach().cpu().double().numpy()
-    Z = np.asarray(Z, dtype=np.float64)
-    if Z.ndim != 2 or 0 in Z.shape:
-        raise ValueError(
-            "Z must be a matrix (n_samples, n_features) with at least one row and one "
-            f"column, got shape {Z.shape}. Reshape a single row with Z.reshape(1, -1)."
-        )
-    if not np.isfinite(Z).all():
-        raise ValueError(
-            f"Z contains {np.count_nonzero(~np.isfinite(Z))} values that are NaN or "
-            "infinite, and has no rank. Find where they come from, or drop those rows."
-        )
-    return Z
 
 
 def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
@@ -79,7 +63,7 @@ def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
     >>> singular_values(np.diag([3.0, 4.0]))
     array([4., 3.])
     """
-    Z = as_matrix(Z)
+    Z = as_matrix("Z", Z)
     scale = np.abs(Z).max()
     if scale == 0.0:
         return np.zeros(min(Z.shape))
@@ -93,7 +77,13 @@ def singular_values(Z: Any, *, center: bool = False) -> FloatArray:
         # not of the offset: of equal rows nothing is left, however many they are.
         Z = Z - Z[0]
         Z -= Z.mean(axis=0)
-    return without_rounding(linalg.svdvals(Z), max(Z.shape), rounding) * scale
+    s = without_rounding(linalg.svdvals(Z), max(Z.shape), rounding)
+    if scale > np.finfo(np.float64).max / max(s[0], 1.0):
+        raise ValueError(
+            "Z must hold numbers whose singular values are finite in double precision, "
+            f"got {scale:.3g}. Divide Z by a number: no rank depends on it."
+        )
+    return s * scale
 
 
 def without_rounding(s: FloatArray, size: int, rounding: float = 0.0) -> FloatArray:
@@ -176,7 +166,7 @@ def size_of_share(variances: FloatArray, share: float) -> int:
 
 
 def _check_share(name: str, value: float) -> None:
-    if not 0.0 < value <= 1.0:
+    if not isinstance(value, Real) or not 0.0 < value <= 1.0:
         raise ValueError(
             f"{name} must be in (0, 1], got {value!r}. Use 0.99 for 99 % of the "
             "variance."
@@ -184,7 +174,7 @@ def _check_share(name: str, value: float) -> None:
 
 
 def _check_tol(tol: float) -> None:
-    if not 0.0 <= tol < 1.0:
+    if not isinstance(tol, Real) or not 0.0 <= tol < 1.0:
         raise ValueError(
             f"tol must be in [0, 1), a share of the largest singular value, got "
             f"{tol!r}. Use 1e-3 for directions above a thousandth of the largest."
@@ -297,6 +287,7 @@ def rankme(Z: Any, *, eps: float = 1e-7, center: bool = False) -> float:
     >>> round(rankme(np.eye(5)), 3)
     5.0
     """
+    eps = check_not_negative("eps", eps)
     return _rankme(singular_values(Z, center=center), eps)
 
 
@@ -447,7 +438,7 @@ def rank_deficit(logits: Any, n_classes: int | None = None, tol: float = 1e-3) -
     1
     """
     _check_tol(tol)
-    Z = as_matrix(logits)
+    Z = as_matrix("logits", logits)
     n_classes = Z.shape[1] if n_classes is None else n_classes
     if not isinstance(n_classes, Integral) or n_classes < 1:
         raise ValueError(
@@ -503,11 +494,13 @@ def rank_report(
     >>> report["numerical_rank"][0.1], report["variance_rank"][0.99]
     (2, 2)
     """
-    for tol in tols:
-        _check_tol(tol)
-    for share in shares:
-        _check_share("shares", share)
-    Z = as_matrix(Z)
+    with naming(tols, "tols", "tol", expected="a sequence of numbers"):
+        for tol in tols:
+            _check_tol(tol)
+    with naming(shares, "shares", expected="a sequence of numbers"):
+        for share in shares:
+            _check_share("shares", share)
+    Z = as_matrix("Z", Z)
     s = singular_values(Z, center=center)
     return {
         "n_samples": Z.shape[0],
@@ -564,7 +557,7 @@ def subspace_alignment(A: Any, B: Any, n_directions: int) -> float:
     >>> subspace_alignment(np.diag([2.0, 1.0, 0.0]), np.diag([1.0, 0.0, 3.0]), 2)
     0.5
     """
-    A, B = as_matrix(A), as_matrix(B)
+    A, B = as_matrix("A", A), as_matrix("B", B)
     width = A.shape[1]
     if B.shape[1] != width:
         raise ValueError(

@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sksoftrank._sklearn import Interval, _fit_context
+from sksoftrank._sklearn import Interval, _fit_context, read_rows
 
 __all__ = ["FeatureDropout", "GainDrift", "GaussianNoise", "OffsetDrift"]
 
@@ -90,7 +90,14 @@ class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
             Itself.
         """
         rows = self._read(X, reset=True)
-        self.scale_ = rows.std(axis=0, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = rows.std(axis=0, dtype=np.float64)
+        if not np.isfinite(scale).all():
+            raise ValueError(
+                "X must hold numbers whose squares are finite, got some up to "
+                f"{np.abs(rows).max():.3g}. Scale its columns."
+            )
+        self.scale_ = scale
         self._learn(rows)
         return self
 
@@ -135,7 +142,7 @@ class _Shift(OneToOneFeatureMixin, TransformerMixin, BaseEstimator, ABC):
             self._numeric = None if len(numeric) == len(schema) else numeric
         dtype = [np.float64, np.float32]
         if self._numeric is None:
-            rows: Array = validate_data(self, X, reset=reset, dtype=dtype)
+            rows: Array = read_rows(self, X, reset=reset, dtype=dtype)
             return rows
         if not is_frame:
             raise ValueError(

@@ -10,13 +10,21 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq, linprog, minimize
 from scipy.special import logsumexp
+
+from sksoftrank._checks import (
+    as_matrix,
+    as_numbers,
+    check_int,
+    check_not_negative,
+    check_real,
+)
 
 __all__ = [
     "RankPrediction",
@@ -38,66 +46,17 @@ MAX_STAGES = 60
 MARGIN = 1e-6
 
 
-def _as_array(name: str, value: Any) -> FloatArray:
-    if hasattr(value, "detach"):  # A tensor, on any device.
-        value = value.detach().cpu().numpy()
-    array = np.asarray(value, dtype=np.float64)
-    wrong = np.count_nonzero(~np.isfinite(array))
-    if wrong:
-        raise ValueError(
-            f"{name} must be finite, got {wrong} values that are NaN or infinite. Find "
-            "where they come from."
-        )
-    return array
-
-
-def _as_matrix(name: str, value: Any) -> FloatArray:
-    matrix = _as_array(name, value)
-    if matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(
-            f"{name} must be a matrix with at least one row and one column, got shape "
-            f"{matrix.shape}. Reshape a single row with {name}.reshape(1, -1)."
-        )
-    return matrix
-
-
-def _check_real(name: str, value: Any, low: float, high: float, fix: str) -> float:
-    """Return a number between two others, both excluded."""
-    if not isinstance(value, Real) or not low < float(value) < high:
-        raise ValueError(
-            f"{name} must be a number in ({low:g}, {high:g}), got {value!r}. {fix}"
-        )
-    return float(value)
-
-
 def _check_positive(name: str, value: Any) -> float:
-    return _check_real(name, value, 0.0, math.inf, "Use e.g. 1.0.")
-
-
-def _check_not_negative(name: str, value: Any) -> float:
-    if not isinstance(value, Real) or not 0.0 <= float(value) < math.inf:
-        raise ValueError(
-            f"{name} must be a number in [0, inf), got {value!r}. Use 0.0 for none."
-        )
-    return float(value)
-
-
-def _check_int(name: str, value: Any, low: int, high: float, fix: str) -> int:
-    if not isinstance(value, Integral) or not low <= int(value) <= high:
-        upper = "" if high == math.inf else f" and at most {high}"
-        raise ValueError(
-            f"{name} must be an int of at least {low}{upper}, got {value!r}. {fix}"
-        )
-    return int(value)
+    return check_real(name, value, 0.0, math.inf, "Use e.g. 1.0.")
 
 
 def _check_classes(n_classes: Any) -> int:
-    return _check_int("n_classes", n_classes, 2, math.inf, "One class needs no logits.")
+    return check_int("n_classes", n_classes, 2, math.inf, "One class needs no logits.")
 
 
 def _check_probability(probability: Any, n_classes: int) -> float:
     fix = "Logits of zero reach one over the number of classes; none reach 1."
-    return _check_real("probability", probability, 1 / n_classes, 1.0, fix)
+    return check_real("probability", probability, 1 / n_classes, 1.0, fix)
 
 
 def _check_rank(rank: Any, n_classes: int) -> int:
@@ -107,7 +66,7 @@ def _check_rank(rank: Any, n_classes: int) -> int:
         f"{n_classes} classes can all be told apart from {low} dimensions on, and have "
         f"no use for more than {n_classes - 1}."
     )
-    return _check_int("rank", rank, low, n_classes - 1, fix)
+    return check_int("rank", rank, low, n_classes - 1, fix)
 
 
 # -- Temperature as other settings -------------------------------------------------
@@ -198,7 +157,7 @@ def dual_settings(
     0.25
     """
     temperature = _check_positive("temperature", temperature)
-    n_layers = _check_int(
+    n_layers = check_int(
         "n_layers", n_layers, 1, math.inf, "Count the weight matrices."
     )
     powers = {"sgd": (-2, 2), "adam": (-1, 2), "adamw": (-1, 1)}
@@ -212,10 +171,10 @@ def dual_settings(
     settings = {
         "temperature": 1.0,
         "learning_rate": _check_positive("learning_rate", learning_rate) * c**of_rate,
-        "weight_decay": _check_not_negative("weight_decay", weight_decay) * c**of_decay,
+        "weight_decay": check_not_negative("weight_decay", weight_decay) * c**of_decay,
         "init_scale": _check_positive("init_scale", init_scale) / c,
     }
-    eps = _check_not_negative("eps", eps) * c
+    eps = check_not_negative("eps", eps) * c
     return settings if optimizer == "sgd" else {**settings, "eps": eps}
 
 
@@ -550,13 +509,13 @@ def predict_rank(
     """
     T = _check_positive("temperature", temperature)
     n_classes = _check_classes(n_classes)
-    n_layers = _check_int(
+    n_layers = check_int(
         "n_layers", n_layers, 1, math.inf, "Count the weight matrices."
     )
     least = min(2, n_classes - 1)
     width = n_classes if width is None else width
     fix = f"{n_classes} classes can be told apart from {least} units on."
-    width = _check_int("width", width, least, math.inf, fix)
+    width = check_int("width", width, least, math.inf, fix)
     scale = _check_positive("init_scale", init_scale)
     p = _check_probability(probability, n_classes)
     if not isinstance(tol, Real) or not 0.0 <= float(tol) < 1.0:
@@ -564,7 +523,7 @@ def predict_rank(
             "tol must be in [0, 1), a share of the largest singular value, got "
             f"{tol!r}. Use 1e-2 for directions above a hundredth of the largest."
         )
-    n_starts = _check_int("n_starts", n_starts, 1, math.inf, "One start is enough.")
+    n_starts = check_int("n_starts", n_starts, 1, math.inf, "One start is enough.")
     rng = np.random.default_rng(random_state)
     sizes = [n_classes, *[width] * (n_layers - 1), n_classes]
     spectra = []
@@ -877,7 +836,7 @@ def softmax_rank_bound(logits: Any, temperature: float = 1.0) -> float:
     >>> round(softmax_rank_bound(np.eye(4), temperature=10.0), 5)
     0.00253
     """
-    Z = _as_matrix("logits", logits)
+    Z = as_matrix("logits", logits)
     Y = Z / _check_positive("temperature", temperature)
     Y = Y - Y.mean(axis=1, keepdims=True)
     # Beyond that the half is smaller, and the exponential would overflow.
@@ -933,8 +892,8 @@ def argmaxable(weight: Any, bias: Any = None) -> npt.NDArray[np.bool_]:
     >>> argmaxable([[1.0], [0.0], [-1.0]], bias=[0.0, 0.5, 0.0])
     array([ True,  True,  True])
     """
-    W = _as_matrix("weight", weight)
-    b = np.zeros(len(W)) if bias is None else _as_array("bias", bias)
+    W = as_matrix("weight", weight)
+    b = np.zeros(len(W)) if bias is None else as_numbers("bias", bias)
     if b.shape != (len(W),):
         raise ValueError(
             f"bias must hold one number for each of the {len(W)} rows of weight, got "

@@ -239,7 +239,10 @@ def test_domains_must_be_given(method):
         run(DomainSplit(), np.full(240, 7))
     with pytest.raises(ValueError, match=r"at least two domains, got only \['May'\]"):
         run(DomainSplit(), ["May"] * 240)
-    with pytest.raises(ValueError, match=r"groups must be 1-d.* \(240, 2\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"groups must hold a label for each row, in a 1d array.* \(240, 2\)",
+    ):
         run(DomainSplit(), np.column_stack([groups, groups]))
     for n_out in (0, 4, 5, -1, 1.0, True, "1", None):
         with pytest.raises(ValueError, match="n_out must be an integer from 1 to 3"):

@@ -125,9 +125,12 @@ def test_threads_are_held_for_a_prediction_alone(clf, data, monkeypatch):
     assert seen == [(1, {1})] * 2
 
 
-def test_a_product_that_overflows_is_infinite_without_a_warning(clf, data):
+def test_a_product_that_overflows_is_an_error_without_a_warning(clf, data):
     clf.module_.output.weight.data.fill_(3e38)
-    assert not np.isfinite(clf.decision_function(100.0 * data[0])).all()
+    rows = np.float32(100.0 * data[0])
+    for method in ("predict", "predict_proba", "decision_function"):
+        with pytest.raises(ValueError, match=r"X must hold numbers .* float32"):
+            getattr(clf, method)(rows)
 
 
 def test_a_module_derived_from_it_computes_for_itself(data):

@@ -529,7 +529,7 @@ def test_new_classes_have_probes_of_their_own(fitted, problem):
     ("change", "message"),
     [
         ({"X": np.zeros((60, 5))}, "features"),
-        ({"y": ["a", "b", "c"]}, "y must hold a label for each of the 60 rows, got 3"),
+        ({"y": ["a", "b", "c"]}, "y must hold a label for each of the 60 rows"),
         ({"y": ["a", "b"] * 30}, r"y must hold all classes .* no row of \['c'\]"),
         ({"y": ["a", "b", "c", "d"] * 15}, r"y must hold only the classes .* \['d'\]"),
         ({"layers": ["body.99"]}, "layer must be the name of a submodule"),

@@ -13,6 +13,7 @@ import sksoftrank
 PACKAGE = Path(sksoftrank.__file__).parent
 
 FLOORS = {
+    "_checks": -2,
     "_joblib": -1,
     "_optuna": -1,
     "_sklearn": -1,
@@ -48,9 +49,10 @@ FLOORS = {
 # What the lowest floors may import from outside: the cellar holds a library's private
 # names in each file, and floor 0 serves people without the rest.
 OUTSIDE = {
+    "_checks": {"numpy"},
     "_joblib": {"joblib"},
     "_optuna": {"optuna"},
-    "_sklearn": {"sklearn"},
+    "_sklearn": {"numpy", "sklearn"},
     "_skorch": {"skorch"},
     "_torch": {"torch"},
     "rank": {"numpy", "scipy"},

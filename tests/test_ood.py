@@ -233,11 +233,11 @@ def test_confidence_on_an_edge_belongs_below():
         ([0, 5], [[0.5, 0.5]] * 2, {"classes": [0, 1]}, r"y_true .* got \[5\] too"),
         ([0, 1], [[2.0, -1.0]] * 2, {}, "proba must be non-negative"),
         ([0, 1], [[0.5, 0.6]] * 2, {}, r"sums from 1\.1 to 1\.1"),
-        ([0, 1], [[np.nan, 0.6]] * 2, {}, "proba contains NaN"),
-        ([0, 1, 1], [[0.5, 0.5]] * 2, {}, "inconsistent numbers of samples"),
+        ([0, 1], [[np.nan, 0.6]] * 2, {}, "proba must be finite"),
+        ([0, 1, 1], [[0.5, 0.5]] * 2, {}, "a label for each of the 2 rows"),
         ([0, 1], [[0.5, 0.5]] * 2, {"n_bins": 0}, "n_bins must be a positive int"),
         ([0, 1], [[0.5, 0.5]] * 2, {"n_bins": 2.5}, "n_bins must be .* got 2.5"),
-        ([], np.empty((0, 2)), {}, "0 sample"),
+        ([], np.empty((0, 2)), {}, "at least one row"),
     ],
 )
 def test_bad_probabilities(y, proba, params, message):

@@ -289,7 +289,7 @@ def test_shifts_see_the_training_rows_only(data):
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
-        ([None] * 40, "Unknown label type"),
+        ([None] * 40, "y_ood must hold a label for each row, got 40 that are missing"),
         (np.linspace(0, 1, 40), "Unknown label type: continuous"),
     ],
 )
@@ -368,9 +368,9 @@ def test_bad_domains(data):
     for bad, message in [
         (np.zeros(160), "at least two domains"),
         (domains[:-1], "inconsistent numbers"),
-        (domains[:, None], "one label a row"),
+        (np.stack([domains, domains], 1), "label for each row, in a 1d array"),
         (np.where(domains == 0, np.nan, domains), "NaN"),
-        (np.array(["a", None] * 80, dtype=object), "one kind"),
+        (np.array(["a", None] * 80, dtype=object), "80 that are missing"),
     ]:
         with pytest.raises(ValueError, match=message):
             make_search().fit(X, y, domains=bad)

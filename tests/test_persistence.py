@@ -655,7 +655,7 @@ def test_what_is_no_file_is_refused(tmp_path):
         load(tmp_path)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none")
-    with pytest.raises(ValueError, match="got the folder"):
+    with pytest.raises(ValueError, match="got a folder"):
         save(mlp(), tmp_path)
     if os.path.exists("/dev/zero"):
         with pytest.raises(ValueError, match="which is no file"):

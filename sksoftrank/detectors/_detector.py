@@ -20,9 +20,9 @@ from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import (
     check_consistent_length,
     check_is_fitted,
-    column_or_1d,
 )
 
+from sksoftrank._checks import as_labels
 from sksoftrank._sklearn import HasMethods, Interval, StrOptions, _fit_context
 from sksoftrank.detectors._methods import METHODS
 from sksoftrank.detectors._rows import Codes, FloatArray, Rows
@@ -272,7 +272,7 @@ class OODDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
     @staticmethod
     def _codes(classifier: Any, X: Any, y: Any) -> Codes:
-        labels = np.asarray(classifier.predict(X)) if y is None else column_or_1d(y)
+        labels = as_labels("y", classifier.predict(X) if y is None else y)
         check_consistent_length(X, labels)
         classes = np.asarray(classifier.classes_)
         unknown = ~np.isin(labels, classes)

@@ -20,12 +20,13 @@ from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
 from torch import Tensor
 
+from sksoftrank._checks import as_labels
 from sksoftrank._digest import digest, stable_repr
 from sksoftrank._sklearn import (
     _check_partial_fit_first_call,
-    _check_sample_weight,
     _fit_context,
     _init_callback_context,
+    check_weights,
     has_callbacks,
     validate_parameter_constraints,
 )
@@ -447,6 +448,8 @@ class BaseSoftRankClassifier(
                     f"trains one network once, got {self.target_rank!r}. Call fit "
                     "first, or set a temperature."
                 )
+            if classes is not None:
+                classes = as_labels("classes", classes)
             _check_partial_fit_first_call(self, classes)
             if len(self.classes_) < 2:
                 raise ValueError(
@@ -497,7 +500,15 @@ class BaseSoftRankClassifier(
         inputs = self._input.describe(self._architecture().input_params)
         n_rows = count_rows(dataset)
         net = self._make_net(inputs, len(self.classes_), n_rows, seeds, **options)
-        net.initialize()
+        try:
+            net.initialize()
+        except ValueError as error:
+            if "unexpected argument(s)" not in str(error):
+                raise
+            raise ValueError(
+                "net_params must hold what SoftRankNet takes, got "
+                f"{self.net_params!r}: {error}"
+            ) from error
         check_batches(dataset, net.batch_size, net.min_batch_size)
         width = net.module_.embedding_width
         if isinstance(self.n_components, Integral) and self.n_components > width:
@@ -645,17 +656,16 @@ class BaseSoftRankClassifier(
                 f"X must be an array, got {type(X).__name__}. Pass some thousand rows, "
                 "whose embedding is held at once."
             )
-        X = self._validate_rows(X)
-        check_range(X)
+        rows = self._validate_rows(X)
+        check_range(rows)
         codes = None
         if y is not None:
-            codes = encode(np.asarray(y), self.classes_, "Drop rows of other classes.")
+            labels = as_labels("y", y, rows.shape[0])
+            codes = encode(labels, self.classes_, "Drop rows of other classes.")
         weight = None
         if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
-            )
-        self._fit_compressor(X, codes, weight, n_components, tol)
+            weight = check_weights(sample_weight, rows)
+        self._fit_compressor(rows, codes, weight, n_components, tol)
         return self
 
     # -- scikit-learn's conventions --------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import ClassVar, Unpack
 
+from sksoftrank._checks import as_tuple
 from sksoftrank._sklearn import Interval, StrOptions
 from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
@@ -118,9 +119,9 @@ class SoftRankCNNClassifier(BaseSoftRankClassifier):
         self.augmentation = augmentation
 
     def _architecture(self) -> Architecture:
-        channels = tuple(self.channels)
+        channels = as_tuple(self.channels)
         if not channels or not all(
-            isinstance(c, Integral) and c >= 1 for c in channels
+            isinstance(c, Integral) and int(c) >= 1 for c in channels
         ):
             raise ValueError(
                 "channels must be one or more positive integers, got "

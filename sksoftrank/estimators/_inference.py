@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -218,7 +219,7 @@ class InferenceMixin(
         check_is_fitted(self)
         temperature = self.temperature_
         scores = self._infer(
-            self._validate_rows(X), lambda module, x: module(x) / temperature
+            self._validate_rows(X), lambda module, x: _finite(module(x)) / temperature
         )
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
@@ -239,7 +240,7 @@ class InferenceMixin(
         return self._predict(self._validate_rows(X))
 
     def _predict(self, X: Any) -> Array:
-        codes = self._infer(X, lambda module, x: module(x).max(dim=1).indices)
+        codes = self._infer(X, lambda module, x: _finite(module(x)).argmax(dim=1))
         return self.classes_[codes]
 
     def predict_proba(self, X: npt.ArrayLike) -> Array:
@@ -260,7 +261,9 @@ class InferenceMixin(
 
     def _probabilities(self, X: Any) -> Array:
         temperature = self.temperature_
-        return self._infer(X, lambda module, x: _softmax_(module(x), temperature))
+        return self._infer(
+            X, lambda module, x: _softmax_(_finite(module(x)), temperature)
+        )
 
     def predict_log_proba(self, X: npt.ArrayLike) -> Array:
         """Return the logarithm of `predict_proba`, without its underflow.
@@ -279,7 +282,9 @@ class InferenceMixin(
         temperature = self.temperature_
         return self._infer(
             self._validate_rows(X),
-            lambda module, x: torch.log_softmax(module(x) / temperature, dim=1),
+            lambda module, x: torch.log_softmax(
+                _finite(module(x)) / temperature, dim=1
+            ),
         )
 
     def embed(self, X: npt.ArrayLike, *, layer: str | None = None) -> Array:
@@ -314,7 +319,7 @@ class InferenceMixin(
         return self._embed(self._validate_rows(X))
 
     def _embed(self, X: Any) -> Array:
-        return self._infer(X, lambda module, x: module.embed(x))
+        return self._infer(X, lambda module, x: _finite(module.embed(x)))
 
     # Where to write is no property of the rows.
     __metadata_request__transform = {"out": UNUSED}  # noqa: RUF012
@@ -370,7 +375,7 @@ class InferenceMixin(
         mean = self.compressor_.mean_
 
         def project(module: EmbedHeadModule | ForwardMLP, x: Tensor) -> Tensor:
-            z = module.embed(x)
+            z = _finite(module.embed(x))
             if isinstance(module, ForwardMLP):
                 Z = z.numpy()
                 projected = Z @ basis.astype(Z.dtype, copy=False)
@@ -414,6 +419,19 @@ def _no_rows() -> ValueError:
     return ValueError(
         "X must yield at least one row, got none. Check where it reads from."
     )
+
+
+def _finite(outputs: Tensor) -> Tensor:
+    """Return what a network makes of rows, unless that overflows."""
+    # A sum is several times as fast, and where it is finite all is.
+    if not (math.isfinite(outputs.sum().item()) or outputs.isfinite().all()):
+        kind = str(outputs.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"X must hold numbers of which the network makes finite ones in {kind}, "
+            "but some are too large. Scale X like the rows that it was trained on, or "
+            "pass float64."
+        )
+    return outputs
 
 
 def _softmax_(logits: Tensor, temperature: float) -> Tensor:

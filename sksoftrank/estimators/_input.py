@@ -20,13 +20,16 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, validate_data
 from torch.utils.data import DataLoader
 
-from sksoftrank._sklearn import StrOptions
+from sksoftrank._checks import LENGTHS, naming, read_labels
+from sksoftrank._sklearn import StrOptions, read_rows
 from sksoftrank.estimators._categories import CategoryEncoder
 from sksoftrank.estimators._sources import as_frame, is_arrow, is_stream, open_stream
 
 Array = npt.NDArray[Any]
 # What is used as it lies; pixels take an eighth of the memory of numbers.
 DTYPES = [np.float64, np.float32, np.uint8]
+# The square is within single precision, a sum of a few squares too.
+LARGEST = 1e19
 # What rows of so many axes are, as errors say it.
 ROWS = {
     1: "be a table",
@@ -231,19 +234,24 @@ class InputReader:
         options = {"accept_sparse": "csr", "dtype": DTYPES, **options}
         encoder = self.encoder
         if encoder is None:
-            return validate_data(estimator, X, y, reset=reset, **options)
-        # Names and number of columns, of the frame as it came.
-        validate_data(estimator, X, y, reset=reset, skip_check_array=True)
-        X = encoder.transform(X)
-        if isinstance(y, str) and y == "no_validation":
-            return check_array(X, **options)
-        return check_X_y(X, y, **options)
+            return read_rows(estimator, X, y, reset=reset, **options)
+        with naming(X, "X", "y", LENGTHS, expected="a table of numbers and categories"):
+            # Names and number of columns, of the frame as it came.
+            validate_data(estimator, X, y, reset=reset, skip_check_array=True)
+            X = encoder.transform(X)
+            if isinstance(y, str) and y == "no_validation":
+                return check_array(X, **options)
+            return check_X_y(X, y, **options)
 
     def _validate_labelled(
         self, estimator: BaseEstimator, X: Any, y: Any, *, reset: bool
     ) -> tuple[Any, Array]:
-        rows, labels = self._validate(estimator, X, y, reset=reset, order="C")
-        check_classification_targets(labels)
+        if y is not None:  # scikit-learn says it can't be.
+            y = read_labels("y", y)
+        with naming(y, "y", "X", expected="a label for each row of X"):
+            rows, labels = self._validate(estimator, X, y, reset=reset, order="C")
+        with naming(y, "y", expected="classes, as text or in a dtype of numbers"):
+            check_classification_targets(labels)
         check_range(rows)
         return rows, labels
 
@@ -259,9 +267,10 @@ class InputReader:
                 "Leave it out, or leave out input_shape and pass a table.",
             )
             return None
-        return self.encoder_class.find(
-            X, self.categorical_features, self.handle_unknown
-        )
+        with naming(X, "X", "categorical_features", expected="a table"):
+            return self.encoder_class.find(
+                X, self.categorical_features, self.handle_unknown
+            )
 
     def _refuse_categories(self, where: str, remedy: str) -> None:
         # An array has no single truth, nor does a comparison with one.
@@ -411,17 +420,20 @@ def as_shape(shape: Any, axes: tuple[int, ...] = (2, 3)) -> tuple[int, ...] | No
 
 
 def check_range(X: Any) -> None:
-    """Refuse numbers that training, in single precision, would take for infinite."""
+    """Refuse numbers whose squares are infinite in training's single precision.
+
+    A network would learn nothing from them: variances and an optimizer's second
+    moments divide what they are of to zero.
+    """
     values = X.data if sparse.issparse(X) else X
-    if values.dtype != np.float64 or not values.size:
+    if values.dtype.kind != "f" or not values.size:
         return
-    most = float(np.finfo(np.float32).max)
     for value in (values.max(), values.min()):
-        if abs(value) > most:
+        if abs(value) > LARGEST:
             raise ValueError(
-                f"X must hold numbers between -{most:.2g} and {most:.2g}, as training "
-                f"is in single precision, got {value:.3g}. Scale its columns, e.g. "
-                "with StandardScaler."
+                f"X must hold numbers between -{LARGEST:g} and {LARGEST:g}, as "
+                "training squares them in single precision, got "
+                f"{value:.3g}. Scale its columns, e.g. with StandardScaler."
             )
 
 

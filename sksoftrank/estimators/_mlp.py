@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Unpack
 
+from sksoftrank._checks import as_tuple
 from sksoftrank._sklearn import Interval, StrOptions
 from sksoftrank.estimators._architecture import Architecture
 from sksoftrank.estimators._base import BaseSoftRankClassifier
@@ -147,8 +148,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
 
     def _widths(self) -> tuple[int, ...]:
         sizes: Any = self.hidden_layer_sizes
-        widths: tuple[Any, ...]
-        widths = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+        widths = (sizes,) if isinstance(sizes, Integral) else as_tuple(sizes)
         if not widths or not all(
             isinstance(w, Integral) and int(w) >= 1 for w in widths
         ):
@@ -168,7 +168,7 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
                 "dropout": self.dropout,
                 "normalization": self.normalization,
                 "input_scale": self.input_scale,
-                "init_scale": self.init_scale,
+                "init_scale": float(self.init_scale),
             },
             ("n_features",),
             InputReader(

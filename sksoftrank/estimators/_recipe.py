@@ -324,7 +324,7 @@ class NetMixin(SharedParametersMixin):
             rate = [rate * factor for factor in factors]
         if self.max_grad_norm is not None:
             callbacks.append(
-                ("max_grad_norm", GradientNormClipping(self.max_grad_norm))
+                ("max_grad_norm", GradientNormClipping(float(self.max_grad_norm)))
             )
         if valid_dataset is not None:
             stopping = AccuracyStopping(

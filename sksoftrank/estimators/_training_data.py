@@ -16,15 +16,14 @@ from sklearn.model_selection import (
     StratifiedShuffleSplit,
 )
 from sklearn.utils import (
-    check_consistent_length,
     check_random_state,
-    column_or_1d,
     compute_class_weight,
 )
 from sklearn.utils.multiclass import check_classification_targets
 from torch.utils.data import Subset
 
-from sksoftrank._sklearn import _check_sample_weight
+from sksoftrank._checks import as_labels, read_labels
+from sksoftrank._sklearn import check_weights
 from sksoftrank.estimators._input import check_range
 from sksoftrank.estimators._sources import is_arrow
 from sksoftrank.training import InMemoryDataset, StreamDataset
@@ -38,6 +37,8 @@ ClassWeight = dict[Any, float] | str | None
 # Of so few rows, or of no more than a batch, equal ones are merged: a weight is then
 # repetition to the last bit, and not only over many steps.
 MERGED_ROWS = 64
+# More is infinite, an int's digits notwithstanding.
+LARGEST = float(np.finfo(np.float64).max)
 # Rows that the basis of the embedding is computed from, at most: ample for the leading
 # directions among a few hundred, and a fit of any size pays little for it.
 BASIS_ROWS = 4096
@@ -78,7 +79,7 @@ def check_class_weight(class_weight: ClassWeight) -> None:
     if not isinstance(class_weight, dict):
         return
     for label, weight in class_weight.items():
-        if not (isinstance(weight, Real) and 0 <= weight < math.inf):
+        if not (isinstance(weight, Real) and 0 <= weight <= LARGEST):
             raise ValueError(
                 "class_weight must hold non-negative, finite numbers, got "
                 f"{weight!r} for {label!r}. Use 0 to leave a class out."
@@ -161,15 +162,12 @@ def from_arrays(
     else:
         codes = encode(labels, classes)
     if groups is not None:
-        groups = column_or_1d(groups)
-        check_consistent_length(X, groups)
+        groups = as_labels("groups", groups, X.shape[0])
         groups = np.unique(groups, return_inverse=True)[1]
     n_merged = max(batch_size, MERGED_ROWS)
     if X.shape[0] > n_merged and sample_weight is class_weight is None:
         return InMemoryDataset(X, codes, groups=groups), classes
-    weight = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
+    weight = check_weights(sample_weight, X)
     if class_weight is not None:
         by_class = compute_class_weight(
             class_weight, classes=classes, y=classes[codes], sample_weight=weight
@@ -202,11 +200,13 @@ def merge_duplicates(
     any place, then lead to the same sums in the same order: the same fit.
     """
     if sparse.issparse(X):
-        X = X.sorted_indices()
+        X = X.copy()
+        X.sum_duplicates()  # In order, too.
+        X.eliminate_zeros()
         bounds = list(zip(X.indptr[:-1], X.indptr[1:], strict=True))
         rows = [X.indices[a:b].tobytes() + X.data[a:b].tobytes() for a, b in bounds]
     else:
-        rows = [row.tobytes() for row in X]
+        rows = [row.tobytes() for row in X + 0]  # No zero is negative.
     own = np.zeros_like(codes) if groups is None else groups
     equal: dict[tuple[int, int, bytes], list[int]] = {}
     for index, key in enumerate(zip(codes.tolist(), own.tolist(), rows, strict=True)):
@@ -343,10 +343,7 @@ def _count_labels(labels: Any) -> tuple[Array, npt.NDArray[np.intp]]:
             "X must yield one label with each row, got labels of shape "
             f"{labels.shape[1:]}. Name the class."
         )
-    if labels.dtype.kind in "Of" and any(v is None or v != v for v in labels.tolist()):
-        raise ValueError(
-            "y must hold a label for each row, got missing ones. Drop such rows."
-        )
+    labels = read_labels("y", labels)
     values, numbers = np.unique(labels, return_counts=True)
     # Twice each: it takes few rows of many classes for a regression's, and a chunk is
     # few rows.

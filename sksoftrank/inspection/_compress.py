@@ -15,13 +15,14 @@ import numpy.typing as npt
 import torch
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sksoftrank._checks import as_labels
 from sksoftrank._sklearn import (
     Interval,
-    _check_sample_weight,
+    check_weights,
     validate_parameter_constraints,
 )
 from sksoftrank.compression import expected_loss
@@ -288,18 +289,11 @@ def _read(
             "whose layers are held at once."
         )
     n_rows = rows.shape[0]
-    labels = estimator._predict(rows) if y is None else np.asarray(column_or_1d(y))
-    if len(labels) != n_rows:
-        raise ValueError(
-            f"y must hold a label for each of the {n_rows} rows, got {len(labels)}. "
-            "Pass as many."
-        )
+    labels = estimator._predict(rows) if y is None else as_labels("y", y, n_rows)
     codes = encode("y", labels, estimator.classes_)
     weight = np.ones(n_rows)
     if sample_weight is not None:
-        weight = _check_sample_weight(
-            sample_weight, rows, dtype=np.float64, ensure_non_negative=True
-        )
+        weight = check_weights(sample_weight, rows)
     present = np.unique(codes[weight > 0])
     absent = np.delete(estimator.classes_, present)
     if absent.size:

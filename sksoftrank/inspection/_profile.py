@@ -14,10 +14,10 @@ import torch
 from sklearn.model_selection import check_cv, cross_val_score
 from sklearn.utils.validation import (
     check_is_fitted,
-    column_or_1d,
 )
 from torch import Tensor, nn
 
+from sksoftrank._checks import as_labels, naming
 from sksoftrank.collapse import class_separation
 from sksoftrank.estimators import BaseSoftRankClassifier
 from sksoftrank.modules import EmbedHeadModule, Transformer
@@ -230,12 +230,16 @@ def effective_depth(profile: Sequence[Mapping[str, Any]], share: float = 0.99) -
     >>> effective_depth([{"probe_accuracy": p} for p in (0.5, 0.9, 0.89, 0.9)])
     2
     """
-    if not 0.0 < share <= 1.0:
+    if not isinstance(share, Real) or not 0.0 < share <= 1.0:
         raise ValueError(
             f"share must be in (0, 1], got {share!r}. Use 0.99 for 99 % of the last "
             "layer's accuracy."
         )
-    accuracy = [record["probe_accuracy"] for record in profile]
+    with naming(profile, "profile", expected="the records that rank_profile returns"):
+        try:
+            accuracy = [record["probe_accuracy"] for record in profile]
+        except LookupError as error:
+            raise ValueError(f"no record: {error}") from error
     if not accuracy:
         raise ValueError(
             "profile must hold at least one layer, got none. Pass what rank_profile "
@@ -276,13 +280,7 @@ def _read(
             f"{name_X} must be an array, got {type(X).__name__}. Pass some thousand "
             "rows, whose layers are held at once."
         )
-    labels = np.asarray(column_or_1d(y))
-    if len(labels) != rows.shape[0]:
-        raise ValueError(
-            f"{name_y} must hold a label for each of the {rows.shape[0]} rows, got "
-            f"{len(labels)}. Pass as many."
-        )
-    return rows, labels
+    return rows, as_labels(name_y, y, rows.shape[0])
 
 
 def _check_folds(cv: Any, labels: Array, name: str) -> None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sksoftrank._checks import as_tuple
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
     "relu": nn.ReLU,
@@ -79,7 +81,7 @@ def borrowed_globals(seed: int, device: torch.device = _CPU) -> Iterator[None]:
 
 def check_augmentation(kinds: Sequence[str]) -> tuple[str, ...]:
     """Return the kinds of augmentation as a tuple, or say which there are."""
-    unknown = [kind for kind in kinds if kind not in AUGMENTATIONS]
+    unknown = [kind for kind in as_tuple(kinds) if kind not in AUGMENTATIONS]
     if isinstance(kinds, str) or unknown:
         raise ValueError(
             f"augmentation must be a sequence of kinds among {AUGMENTATIONS}, got "

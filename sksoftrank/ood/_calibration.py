@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils import check_array
-from sklearn.utils.validation import (
-    check_consistent_length,
-    column_or_1d,
-)
+
+from sksoftrank._checks import as_labels, as_matrix, as_numbers, read_labels
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
@@ -69,9 +66,8 @@ def expected_calibration_error(
     """
     check_positive_int("n_bins", n_bins, "Use 15 for the usual number.")
     P = as_proba(proba)
-    y = column_or_1d(y_true)
-    check_consistent_length(y, P)
-    columns = np.unique(y) if classes is None else np.asarray(classes)
+    y = as_labels("y_true", y_true, len(P))
+    columns = np.unique(y) if classes is None else read_labels("classes", classes)
     if columns.shape != (P.shape[1],):
         raise ValueError(
             f"proba must have a column for each class, got {P.shape[1]} columns and "
@@ -88,11 +84,10 @@ def check_positive_int(name: str, value: Any, fix: str) -> None:
 
 def as_proba(proba: Any) -> FloatArray:
     """Return probabilities (n, n_classes) in double precision, checked."""
-    P: FloatArray = check_array(
-        proba, ensure_2d=False, dtype=np.float64, input_name="proba"
-    )
+    P = as_numbers("proba", proba)
     if P.ndim == 1:
         P = np.column_stack([1.0 - P, P])
+    P = as_matrix("proba", P)
     # The slack is for probabilities in half precision, or printed and read again.
     if P.min() < 0.0 or np.abs(P.sum(axis=1) - 1.0).max() > 1e-3:
         raise ValueError(

@@ -9,23 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from sksoftrank._checks import as_numbers
+
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
 
 
 def _as_scores(name: str, scores: Any) -> FloatArray:
     """Return scores as a finite float64 vector of at least one."""
-    values = np.asarray(scores, dtype=np.float64)
+    values = as_numbers(name, scores)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(
             f"{name} must be a vector with the score of at least one row, got shape "
             f"{values.shape}. Pass the output of score_samples."
-        )
-    n_bad = np.count_nonzero(~np.isfinite(values))
-    if n_bad:
-        raise ValueError(
-            f"{name} must be finite, got {n_bad} values that are NaN or infinite. Find "
-            "out where they come from: dropped, they would flatter the detector."
         )
     return values
 

@@ -6,10 +6,8 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import (
-    column_or_1d,
-)
 
+from sksoftrank._checks import as_labels, as_matrix
 from sksoftrank.ood._calibration import encode
 
 
@@ -67,8 +65,9 @@ def linear_probe_score(
     1.0
     """
     probe = make_probe(C, max_iter)
-    probe.fit(Z_train, column_or_1d(y_train))
-    labels = column_or_1d(y_test)
+    Z_train, Z_test = as_matrix("Z_train", Z_train), as_matrix("Z_test", Z_test)
+    probe.fit(Z_train, as_labels("y_train", y_train, len(Z_train)))
+    labels = as_labels("y_test", y_test, len(Z_test))
     encode("y_test", labels, probe.classes_)
     return float(probe.score(Z_test, labels))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ from scipy import stats
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
-    check_consistent_length,
     check_is_fitted,
-    column_or_1d,
 )
 
-from sksoftrank._sklearn import _validate_params
+from sksoftrank._checks import as_labels, naming
+from sksoftrank._sklearn import _num_samples, _validate_params
 from sksoftrank.ood._calibration import (
     as_proba,
     calibration_error,
@@ -164,12 +163,18 @@ def ood_report(
         raise ValueError(
             f"n_resamples must be an int of at least 2, got {n_resamples!r}. Use 200."
         )
-    if not 0.0 < confidence_level < 1.0:
+    if not isinstance(confidence_level, Real) or not 0.0 < confidence_level < 1.0:
         raise ValueError(
             f"confidence_level must be in (0, 1), got {confidence_level!r}. Use 0.95 "
             "for 95 % intervals."
         )
-    rng = check_random_state(random_state)
+    if not hasattr(estimator, "classes_"):
+        raise ValueError(
+            "estimator must be a fitted classifier, got "
+            f"{estimator!r}. Pass one, after fit."
+        )
+    with naming(random_state, "random_state", expected="an int, a RandomState or None"):
+        rng = check_random_state(random_state)
     seed, shift_seed = rng.randint(np.iinfo(np.int32).max, size=2).tolist()
     baseline = _outcome(estimator, X_id, y_id, n_bins, "y_id")
 
@@ -268,8 +273,7 @@ def _shift_rows(shift: Any, severity: int, X: Any, seed: int) -> Any:
 
 
 def _outcome(estimator: Any, X: Any, y: Any, n_bins: int, name: str) -> _Outcome:
-    labels = column_or_1d(y)
-    check_consistent_length(X, labels)
+    labels = as_labels(name, y, _num_samples(X))
     n = len(labels)
     if n < 2:
         raise ValueError(

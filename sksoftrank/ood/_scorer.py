@@ -11,8 +11,8 @@ import numpy.typing as npt
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import get_scorer
 from sklearn.utils import _safe_indexing, indexable
-from sklearn.utils.validation import column_or_1d
 
+from sksoftrank._checks import as_labels, naming
 from sksoftrank._sklearn import _num_samples
 from sksoftrank.ood._rows import score_rows, undefined_on, why_undefined
 
@@ -145,12 +145,14 @@ def make_ood_scorer(
             "got None. Pass domains, or use aggregate='mean'."
         )
     # Rows of any sparse format can then be taken.
-    X_ood, y_ood, domains = indexable(X_ood, y_ood, domains)
+    with naming(X_ood, "X_ood", expected="rows, y_ood a label for each"):
+        X_ood, y_ood, domains = indexable(X_ood, y_ood, domains)
+    y_ood = as_labels("y_ood", y_ood)
     if _num_samples(X_ood) == 0:
         raise ValueError("X_ood must have at least one row, got none. Pass some.")
     parts = {"X_ood": (X_ood, y_ood)}
     if domains is not None:
-        names = column_or_1d(domains)
+        names = as_labels("domains", domains)
         rows = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
         parts = {
             name: (_safe_indexing(X_ood, i), _safe_indexing(y_ood, i))

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Bunch, Tags, assert_all_finite, get_tags, indexable
 from sklearn.utils.metaestimators import available_if
 
+from sksoftrank._checks import LENGTHS, naming, read_labels
 from sksoftrank._sklearn import (
     BaseSearchCV,
     _check_method_params,
@@ -23,12 +24,17 @@ class BaseNetworkSearchCV(BaseSearchCV):
     def _read(self, X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, Bunch]:
         """Return rows and labels that can be cut, and what is routed where."""
         refuse_checkpoint(self.estimator)
-        X, y = indexable(X, y)
+        with (
+            naming(y, "y", "X", expected="a label for each row of X"),
+            naming(X, "X", LENGTHS, expected="rows"),
+        ):
+            X, y = indexable(X, y)
         if y is None:
             raise ValueError(
                 "y must hold the labels, got None. A search over classifiers requires "
                 "y to be passed, but the target y is None."
             )
+        read_labels("y", y)
         assert_all_finite(y, input_name="y")
         params = _check_method_params(X, params=params)
         return X, y, _get_routed_params_for_fit(self, params)

@@ -320,7 +320,8 @@ def _nbytes(X: Any) -> int:
     """Return the size of an array, sparse matrix or frame; 0 of anything else."""
     if hasattr(X, "memory_usage"):
         return int(np.sum(X.memory_usage()))
-    return int(getattr(getattr(X, "data", X), "nbytes", getattr(X, "nbytes", 0)))
+    holder = X if hasattr(X, "nbytes") else getattr(X, "data", X)
+    return int(getattr(holder, "nbytes", 0))
 
 
 def _take_steps(estimator: Any, other: Any) -> None:

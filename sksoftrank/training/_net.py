@@ -25,6 +25,7 @@ from skorch.dataset import unpack_data
 from skorch.utils import is_dataset, to_numpy, to_tensor
 from torch import Tensor
 
+from sksoftrank._checks import check_readable
 from sksoftrank._skorch import _initialize_optimizer
 from sksoftrank._torch import _BatchNorm
 from sksoftrank.losses import (
@@ -199,6 +200,8 @@ class SoftRankNet(NeuralNetClassifier):
 
     def check_data(self, X: Any, y: Any = None) -> None:
         """Refuse labels that are not class codes, before any training."""
+        for name, values in (("X", X), ("y", y)):
+            check_readable(name, values)
         if y is None:
             if not is_dataset(X):
                 raise ValueError(

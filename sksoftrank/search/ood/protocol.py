@@ -17,6 +17,7 @@ from sklearn.utils import _safe_indexing, check_consistent_length, indexable
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite
 
+from sksoftrank._checks import as_labels, read_labels
 from sksoftrank._sklearn import _check_method_params, _num_samples
 from sksoftrank.ood._rows import undefined_on, why_undefined
 from sksoftrank.shifts import put_columns, shift_name
@@ -218,6 +219,8 @@ def _check_source(
         raise ValueError(
             "y_ood must hold the labels of X_ood, got None. Pass one label a row."
         )
+    if y_ood is not None:
+        read_labels("y_ood", y_ood)
     for name, value in (("y_ood", y_ood), ("domains_ood", domains_ood)):
         if value is not None and X_ood is None:
             raise ValueError(
@@ -274,21 +277,7 @@ def _row_hashes(X: Any) -> set[int]:
 
 
 def _encode_domains(labels: Any, name: str) -> tuple[list[str], Array]:
-    labels = np.asarray(labels)
-    if labels.ndim != 1:
-        raise ValueError(
-            f"{name} must be one label a row, got an array of shape {labels.shape}. "
-            "Pass a column."
-        )
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise ValueError(f"{name} must not hold NaN. Give every row a label.")
-    try:
-        values, codes = np.unique(labels, return_inverse=True)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} must hold labels of one kind, got a mixture. Make all of them "
-            "strings or all of them numbers."
-        ) from error
+    values, codes = np.unique(as_labels(name, labels), return_inverse=True)
     return [str(value) for value in values.tolist()], codes
 
 

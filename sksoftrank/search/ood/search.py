@@ -672,6 +672,11 @@ class OODSearchCV(BaseNetworkSearchCV):
 
     def _check_estimator(self) -> None:
         """Check what the parameters' own ranges don't say, before any training."""
+        if not all(map(callable, self.study_callbacks or ())):
+            raise ValueError(
+                "study_callbacks must hold functions (study, trial), got "
+                f"{self.study_callbacks!r}. Leave it out for none."
+            )
         if not is_classifier(self.estimator):
             raise ValueError(
                 "estimator must be a classifier or a pipeline that ends in one, got "
