@@ -117,7 +117,8 @@ def read_labels(name: str, y: Any) -> Array:
         labels = np.asarray(y)
     if labels.dtype.kind == "c":
         raise ValueError(
-            f"{name} must hold text or numbers, got complex ones. Name the classes."
+            f"{name} must hold text or real numbers, got complex ones. Complex data "
+            "not supported: name the classes."
         )
     is_list = isinstance(y, list | tuple) and labels.dtype.kind == "U"
     if labels.dtype.kind in "Mmf":

@@ -20,6 +20,7 @@ from sksoftrank.estimators._choice import fit_logit_scale, score_logits
 from sksoftrank.estimators._recipe import (
     STRENGTHS,
     STRENGTHS_OF_FEW,
+    STRENGTHS_OF_MANY,
     choose_batch_size,
 )
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
@@ -126,6 +127,15 @@ def test_few_rows_are_not_trained_on_for_as_long(data, monkeypatch):
     ]
     shortest, _, longest = (n_epochs for n_epochs, _, _ in calls[0][::2])
     assert longest < 5 * shortest
+
+
+def test_many_rows_are_tried_without_dropout_too(data, monkeypatch):
+    calls = spy(monkeypatch)
+    monkeypatch.setattr(_choice, "MANY_ROWS", 240)
+    make().fit(*data)
+    assert [dropout for _, dropout, _ in calls[0]] == [
+        strength.dropout for strength in STRENGTHS_OF_MANY
+    ]
 
 
 @pytest.mark.parametrize("best", range(len(STRENGTHS)))

@@ -11,7 +11,13 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from sksoftrank.estimators._recipe import MODERATE, STRENGTHS, STRENGTHS_OF_FEW
+from sksoftrank.estimators._recipe import (
+    MANY_ROWS,
+    MODERATE,
+    STRENGTHS,
+    STRENGTHS_OF_FEW,
+    STRENGTHS_OF_MANY,
+)
 from sksoftrank.estimators._training_data import Codes, FloatArray, split_folds
 from sksoftrank.training import InMemoryDataset, SoftRankNet
 
@@ -54,6 +60,8 @@ class Choice:
         n_parts = math.ceil(N_FOLDS * HELD_OUT_ROWS / len(dataset))
         self._parts = split_folds(dataset, N_FOLDS, seed)[: min(n_parts, MAX_PARTS)]
         self._strengths = STRENGTHS if n_parts == 1 else STRENGTHS_OF_FEW
+        if len(dataset) >= MANY_ROWS:
+            self._strengths = STRENGTHS_OF_MANY
         self.strength, self.logit_scale = MODERATE, 1.0
         self.trials = [
             (build(train, strength=strength), train)

@@ -74,7 +74,8 @@ class SoftRankMLPClassifier(BaseSoftRankClassifier):
     With dropout and max_epochs "auto", `fit` holds out a fifth of the rows, and of less
     than a thousand another fifth in turn, or two, to make two hundred. On the rest it
     trains shortly with a dropout of 0.4, twice as long with 0.2, and eight times as
-    long with 0.1; with less than a thousand rows, four times as long with 0.2. What is
+    long with 0.1, of ten thousand rows or more with none as well; with less than a
+    thousand rows, four times as long with 0.2. What is
     the most accurate on the rows held out, of equals the one of the lowest log loss, is
     then trained on all rows. The rows held out also give the factor `logit_scale_`,
     which makes up for smoothed labels in the probabilities. Beside

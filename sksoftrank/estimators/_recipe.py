@@ -65,7 +65,9 @@ MODERATE = Strength(13.4, 0.2)
 # training is no better, and takes twice the time.
 STRENGTHS = (Strength(6.7, 0.4), MODERATE, Strength(53.6, 0.1))
 STRENGTHS_OF_FEW = (*STRENGTHS[:2], Strength(26.8, 0.2))
-FEW_ROWS = 2000
+# So many rows may need no dropout at all: with it, 35,000 flights are not even fitted.
+STRENGTHS_OF_MANY = (*STRENGTHS, Strength(53.6, 0.0))
+FEW_ROWS, MANY_ROWS = 2000, 10_000
 
 
 def choose_steps(n_rows: int, strength: Strength) -> float:
