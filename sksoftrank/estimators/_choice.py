@@ -17,6 +17,7 @@ from sksoftrank.estimators._recipe import (
     STRENGTHS,
     STRENGTHS_OF_FEW,
     STRENGTHS_OF_MANY,
+    Strength,
 )
 from sksoftrank.estimators._training_data import Codes, FloatArray, split_folds
 from sksoftrank.training import InMemoryDataset, SoftRankNet
@@ -59,8 +60,10 @@ class Choice:
     ) -> None:
         n_parts = math.ceil(N_FOLDS * HELD_OUT_ROWS / len(dataset))
         self._parts = split_folds(dataset, N_FOLDS, seed)[: min(n_parts, MAX_PARTS)]
-        self._strengths = STRENGTHS if n_parts == 1 else STRENGTHS_OF_FEW
-        if len(dataset) >= MANY_ROWS:
+        self._strengths: tuple[Strength, ...] = STRENGTHS
+        if n_parts > 1:
+            self._strengths = STRENGTHS_OF_FEW
+        elif len(dataset) >= MANY_ROWS:
             self._strengths = STRENGTHS_OF_MANY
         self.strength, self.logit_scale = MODERATE, 1.0
         self.trials = [
