@@ -27,7 +27,7 @@ from sksoftrank.inspection import (
     summarize_sweep,
     temperature_sweep,
 )
-from sksoftrank.reporting._page import check_path
+from sksoftrank.reporting._page import check_target
 from sksoftrank.reporting._sweep import report_sweep
 
 # More rows than this are sampled, and fits of more rows get fewer epochs, so that the
@@ -205,7 +205,7 @@ def _check_options(args: argparse.Namespace, output: Path) -> None:
             f"Create {str(output.parent)!r} first."
         )
     if args.report is not None:
-        check_path(args.report, "--report")
+        check_target(args.report, "--report")
 
 
 # -- Data --------------------------------------------------------------------------

@@ -23,6 +23,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # In scikit-learn's word of arrays that differ in length, which is of neither alone.
 LENGTHS = "inconsistent numbers of samples"
+# And of a frame's columns.
+NAMES = "[Ff]eature names"
 
 
 @contextmanager
@@ -115,6 +117,8 @@ def read_labels(name: str, y: Any) -> Array:
         y = y.to_numpy(dtype=numpy_dtype)
     with naming(y, name, expected="an array of labels"):
         labels = np.asarray(y)
+    if labels.dtype.kind == "T":  # numpy's own text, which scikit-learn doesn't take.
+        labels = labels.astype(object)
     if labels.dtype.kind == "c":
         raise ValueError(
             f"{name} must hold text or real numbers, got complex ones. Complex data "
@@ -169,8 +173,8 @@ def _check_types(name: str, values: list[Any]) -> None:
     except TypeError as error:
         types = sorted({type(value).__name__ for value in values})
         raise ValueError(
-            f"{name} must hold labels of one type, got {types}. Convert them, e.g. "
-            f"with np.array({name}, dtype=str)."
+            f"{name} must hold labels of one type that can be sorted, got {types}. "
+            f"Convert them, e.g. with np.array({name}, dtype=str)."
         ) from error
 
 

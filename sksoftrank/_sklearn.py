@@ -48,7 +48,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from sksoftrank._checks import LENGTHS, check_readable, naming
+from sksoftrank._checks import LENGTHS, NAMES, check_readable, naming
 
 __all__ = [
     "METADATA_REQUEST",
@@ -104,7 +104,7 @@ def read_rows(
 ) -> Any:
     """Return what `validate_data` does, and name `X` in what it says of others."""
     check_readable("X", X)
-    with naming(X, "X", "y", LENGTHS, expected="a table of numbers"):
+    with naming(X, "X", "y", LENGTHS, NAMES, expected="a table of numbers"):
         return validate_data(estimator, X, y, **options)
 
 

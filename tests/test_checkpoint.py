@@ -42,8 +42,8 @@ from sksoftrank import (
 )
 from sksoftrank.estimators import _choice
 from sksoftrank.estimators._recipe import Strength
-from sksoftrank.losses import ExponentialTemperature
-from sksoftrank.training import _checkpoint
+from sksoftrank.losses import ExponentialTemperature, TemperatureSchedule
+from sksoftrank.training import _checkpoint, _stacked
 from sksoftrank.training._autograd import AutogradSteps
 from sksoftrank.training._stacked import StackSteps
 
@@ -601,6 +601,78 @@ def test_an_error_after_it_leaves_the_file(blobs, tmp_path, monkeypatch):
             estimator.fit(*blobs)
     assert epoch_of(tmp_path / "fit") == 4
     assert_same(estimator.fit(*blobs), mlp(dropout=0.2).fit(*blobs))
+
+
+def test_what_a_stream_could_not_read_once_is_gone_on_before(blobs, tmp_path):
+    class Flaky(Rows):
+        n_passes = 0
+
+        def __iter__(self):
+            Flaky.n_passes += 1
+            if Flaky.n_passes == 4:
+                raise OSError("the network hiccups")
+            return super().__iter__()
+
+    path = tmp_path / "fit"
+    clf = mlp(max_epochs=6)
+    whole = clone(clf).fit(Rows(*blobs))
+    clf.set_params(checkpoint=path)
+    with pytest.raises(OSError, match="hiccups"):
+        clf.fit(Flaky(*blobs))
+    n_passes = Flaky.n_passes
+    clf.fit(Flaky(*blobs))
+    # To know the classes, for the four epochs that were left, and for the basis.
+    assert Flaky.n_passes == n_passes + 1 + 4 + 1
+    np.testing.assert_array_equal(clf.embed(blobs[0]), whole.embed(blobs[0]))
+
+
+def test_trials_go_on_in_stacks_of_another_size(blobs, tmp_path, monkeypatch):
+    clf = SoftRankMLPClassifier((8,), random_state=0)
+    whole = clone(clf).fit(*blobs)
+    clf.set_params(checkpoint=tmp_path / "fit")
+    train_epoch, n_epochs = StackSteps.train_epoch, []
+
+    def killed(steps, epoch):
+        n_epochs.append(epoch)
+        # In the middle of the second trial.
+        if epoch == 2 and n_epochs.count(1) == 2:
+            raise SystemExit
+        return train_epoch(steps, epoch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_stacked, "_STACK_BYTES", 1)  # Of one, as on a full device.
+        patch.setattr(StackSteps, "train_epoch", killed)
+        with pytest.raises(SystemExit):
+            clf.fit(*blobs)
+    clf.fit(*blobs)
+    assert clf.auto_params_ == whole.auto_params_
+    np.testing.assert_array_equal(clf.embed(blobs[0]), whole.embed(blobs[0]))
+
+
+def test_a_schedule_whose_repr_hides_what_it_holds_is_refused(
+    blobs, tmp_path, monkeypatch
+):
+    class Constant(TemperatureSchedule):
+        def __init__(self, value):
+            object.__setattr__(self, "value", value)
+
+        def __call__(self, progress):
+            return self.value
+
+    def killed(steps, epoch):
+        if epoch == 3:
+            raise SystemExit
+        return train_epoch(steps, epoch)
+
+    train_epoch = StackSteps.train_epoch
+    clf = mlp(temperature=Constant(1.0), checkpoint=tmp_path / "fit")
+    with monkeypatch.context() as patch:
+        patch.setattr(StackSteps, "train_epoch", killed)
+        with pytest.raises(SystemExit):
+            clf.fit(*blobs)
+    with pytest.raises(ValueError, match="training is none of this network's"):
+        clone(clf).set_params(temperature=Constant(50.0)).fit(*blobs)
+    clf.fit(*blobs)
 
 
 def test_a_fit_that_diverged_leaves_no_file(blobs, tmp_path, monkeypatch):

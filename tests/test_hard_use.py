@@ -878,3 +878,16 @@ def test_a_path_is_named(path):
             call()
     with pytest.raises((ValueError, TypeError), match="folder must be a str or"):
         datasets.load_cifar10(path)
+
+
+def test_names_that_changed_are_not_blamed_on_the_numbers():
+    frame = pd.DataFrame(X).add_prefix("x")
+    clf = mlp().fit(frame, Y)
+    with pytest.raises(ValueError, match=r"^The feature names should match"):
+        clf.predict(frame.add_suffix("?"))
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="numpy before 2.0")
+def test_the_text_of_numpy_is_labels():
+    labels = np.array(["a", "b", "c"], dtype=np.dtypes.StringDType())[Y]
+    assert mlp().fit(X, labels).classes_.tolist() == ["a", "b", "c"]

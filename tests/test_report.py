@@ -392,6 +392,17 @@ def test_code_of_many_kinds(estimator):
         assert made["temperature"] == 2.0
 
 
+def test_what_code_cant_write_stays_a_comment_of_one_line():
+    class Hostile:
+        def __repr__(self):
+            return "x\nraise SystemExit"
+
+    for value in (Hostile(), np.arange(60)):
+        code = code_of("model", FunctionTransformer(kw_args={"a": value}))
+        exec(code, {})
+    assert " at 0x" not in code_of("model", FunctionTransformer(lambda x: x))
+
+
 def test_what_code_cant_write_is_said():
     for value in (lambda X: X, object(), np.zeros(3)):
         code = code_of("model", FunctionTransformer(value))

@@ -152,8 +152,7 @@ class BaseSoftRankClassifier(
             raise error
         if training.net.was_interrupted_ and not (follow and follow.is_stopped):
             how = ""
-            if checkpoint is not None:
-                checkpoint.keep()
+            if checkpoint is not None and checkpoint.keep():
                 how = (
                     f" checkpoint={self.checkpoint!r} stays; the same fit, begun anew, "
                     "goes on from it."

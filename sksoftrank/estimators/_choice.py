@@ -80,7 +80,8 @@ class Choice:
     def take(self, errors: Sequence[Exception | None]) -> None:
         """Score the trials, trained.
 
-        A strength with a trial that ended with an error is none.
+        A strength with a trial that ended with an error is none; where all did, the
+        first error is raised.
         """
         best: tuple[float, float] | None = None
         nets = iter(zip(self.trials, errors, strict=True))
@@ -95,6 +96,8 @@ class Choice:
             if best is None or score > best:
                 best, self.strength = score, strength
                 self.logit_scale = fit_logit_scale(*predicted)
+        if best is None:
+            raise next(error for error in errors if error is not None)
         self.trials = []
 
 

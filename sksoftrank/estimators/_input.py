@@ -20,7 +20,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, validate_data
 from torch.utils.data import DataLoader
 
-from sksoftrank._checks import LENGTHS, naming, read_labels
+from sksoftrank._checks import LENGTHS, NAMES, naming, read_labels
 from sksoftrank._sklearn import StrOptions, read_rows
 from sksoftrank.estimators._categories import CategoryEncoder
 from sksoftrank.estimators._sources import as_frame, is_arrow, is_stream, open_stream
@@ -235,7 +235,9 @@ class InputReader:
         encoder = self.encoder
         if encoder is None:
             return read_rows(estimator, X, y, reset=reset, **options)
-        with naming(X, "X", "y", LENGTHS, expected="a table of numbers and categories"):
+        with naming(
+            X, "X", "y", LENGTHS, NAMES, expected="a table of numbers and categories"
+        ):
             # Names and number of columns, of the frame as it came.
             validate_data(estimator, X, y, reset=reset, skip_check_array=True)
             X = encoder.transform(X)

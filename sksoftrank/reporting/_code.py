@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sksoftrank._digest import shorten, stable_repr
+
 _WIDTH = 80
 _BRACKETS: dict[Any, str] = {list: "[]", tuple: "()"}
 
@@ -26,8 +28,13 @@ class CodeWriter:
     @property
     def imports(self) -> str:
         """Lines that import what was written so far."""
-        lines = [f"from {home} import {name}" for name, home in self._names.items()]
-        return "\n".join(sorted(lines))
+        by_home: dict[str, list[str]] = {}
+        for name, home in self._names.items():
+            by_home.setdefault(home, []).append(name)
+        return "\n".join(
+            f"from {home} import {', '.join(sorted(names))}"
+            for home, names in sorted(by_home.items())
+        )
 
     def write(self, value: Any, indent: int = 0) -> str:
         """Return an expression that makes an equal value.
@@ -68,7 +75,7 @@ class CodeWriter:
 
     def _written_by_itself(self, value: Any) -> str:
         """Return the repr of what shows the call that makes it."""
-        text, name = repr(value), type(value).__name__
+        text, name = stable_repr(value), type(value).__name__
         try:
             tree = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError) as error:
@@ -85,9 +92,9 @@ class CodeWriter:
         homes = [".".join(parts[: k + 1]) for k in range(len(parts))]
         found = [h for h in homes if getattr(sys.modules.get(h), name, None) is value]
         if not found or found[0] == "__main__":
-            raise NotCodeError(repr(value))
+            raise NotCodeError(stable_repr(value))
         if self._names.setdefault(name, found[0]) != found[0]:
-            raise NotCodeError(repr(value))  # Two of one name.
+            raise NotCodeError(stable_repr(value))  # Two of one name.
         return name
 
 
@@ -116,8 +123,9 @@ def code_of(name: str, estimator: Any, *after: str) -> str:
     try:
         expression = writer.write(estimator)
     except NotCodeError as error:
+        what = shorten(" ".join(str(error).split()))  # A comment is one line.
         return (
-            f"# The {name} was made with {error},\n"
+            f"# The {name} was made with {what},\n"
             "# which code can't write out: keep it, with sksoftrank.save or pickle."
         )
     return "\n".join([writer.imports, "", f"{name} = {expression}", *after])

@@ -66,7 +66,7 @@ class Page:
     is_search: bool = False
 
 
-def check_path(path: str | os.PathLike[str], name: str = "path") -> Path:
+def check_target(path: str | os.PathLike[str], name: str = "path") -> Path:
     """Return where a report goes, or refuse what can't be written, or is not one.
 
     Raises

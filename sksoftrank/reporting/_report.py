@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import resample
 from sklearn.utils.validation import check_is_fitted
 
+from sksoftrank._checks import as_labels
 from sksoftrank.displays import (
     EmbeddingDisplay,
     OODReportDisplay,
@@ -27,7 +28,7 @@ from sksoftrank.reporting._page import (
     Picture,
     Section,
     Table,
-    check_path,
+    check_target,
     draw,
     number,
     write_page,
@@ -101,8 +102,9 @@ def report(
     >>> page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     True
     """
-    target = check_path(path)
+    target = check_target(path)
     model = _check(estimator, X, y, shifted, title)
+    y = None if y is None else as_labels("y", y)
     lead: list[str] = []
     sections: list[Section] = []
     last: list[Section] = []
@@ -244,7 +246,8 @@ def _network(model: Any, X: Any, y: Any) -> Section:
     fact("softmax temperature", "temperature_", "{:.4g}")
     fact("columns that it reads", "n_features_in_")
     facts.append(("classes", str(len(model.classes_))))
-    fact("epochs of training", "n_iter_")
+    if hasattr(last, "history_"):
+        fact("epochs of training", "n_iter_")
     fact("right on its training rows", "training_accuracy_", "{:.1f} %", 100)
     values = getattr(last, "singular_values_", None)
     if values is not None:

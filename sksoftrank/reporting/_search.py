@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from sksoftrank._digest import stable_repr
 from sksoftrank._tables import shorten
 from sksoftrank.displays import OODSearchDisplay
 from sksoftrank.reporting._code import code_of
@@ -83,7 +84,7 @@ class Results:
         return [
             ("settings tried", str(len(self.mean))),
             ("splits of the rows", str(self.search.n_splits_)),
-            ("score", "accuracy" if score is None else str(score)),
+            ("score", "accuracy" if score is None else _written(score)),
         ]
 
     def candidates(self) -> Table:
@@ -299,7 +300,7 @@ def _tried(values: Any) -> str:
     is_number = all(isinstance(v, Real) and not isinstance(v, bool) for v in given)
     given = sorted(given) if is_number else given
     if is_number and len(set(given)) > 4:
-        return f"{given[0]:.4g} to {given[-1]:.4g}"
+        return f"{_written(given[0])} to {_written(given[-1])}"
     return shorten(dict.fromkeys(map(_written, given)), 6)
 
 
@@ -307,7 +308,7 @@ def _written(value: Any) -> str:
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else repr(value)
+    return value if isinstance(value, str) else stable_repr(value)
 
 
 def _setting(params: Mapping[str, Any]) -> str:

@@ -33,8 +33,9 @@ def report_sweep(
 
     `data` and `advice` are sentences; `command` makes the page again.
     """
-    noise = "of one training each, so without intervals"
+    noise, bands = "of one training each, so without intervals", ""
     if n_seeds > 1:
+        bands = "; bands are 95 % intervals"
         noise = (
             f"means of {n_seeds} trainings with 95 % intervals, which know the noise "
             "of training and not that of the rows"
@@ -79,7 +80,7 @@ def report_sweep(
             "Accuracy in % against temperature: in distribution "
             f"{ends('accuracy', 100)}; under shift {ends('shifted_accuracy', 100)}; of "
             f"neighbours on the embedding {ends('knn_accuracy', 100)}.",
-            "Accuracy at each temperature; bands are 95 % intervals.",
+            f"Accuracy at each temperature{bands}.",
         ),
         (
             "Size of the embedding against temperature: columns "

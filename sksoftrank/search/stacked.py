@@ -72,9 +72,9 @@ class _StackedSearch(BaseNetworkSearchCV):
         Self
             The fitted search.
         """
+        refuse_checkpoint(self.estimator)
         reason = self._unsupported_reason()
         if reason is not None:
-            refuse_checkpoint(self.estimator)
             self.fallback_reason_: str | None = reason
             return super().fit(X, y, **params)
 

@@ -39,7 +39,7 @@ _MALFORMED = (
     *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
     ArithmeticError,
 )
-_ADVICE = "Undo the change, delete the file to start anew, or name another one"
+_ADVICE = "Name another one, undo the change, or delete the file to start anew"
 
 
 @dataclass
@@ -172,9 +172,10 @@ class Checkpoint:
     def __enter__(self) -> Self:
         return self
 
-    def keep(self) -> None:
-        """Leave the file for a fit that is to go on, though this one ends."""
-        self._is_interrupted = True
+    def keep(self) -> bool:
+        """Leave the file, if there is training in it, for a fit that goes on."""
+        self._is_interrupted = self._stays
+        return self._stays
 
     def __exit__(
         self,
@@ -237,6 +238,12 @@ class Checkpoint:
             return False
         try:
             _fill(_tensors_of(member.module), state["module"])
+            for record, temperature in zip(
+                state["history"], member.temperatures, strict=False
+            ):
+                # Of a schedule whose repr doesn't show what it holds.
+                if record["temperature"] != temperature:
+                    raise ValueError(f"trained at {record['temperature']}")
             member.history.extend(
                 {"epoch": epoch, **{name: record[name] for name in _NAMES}}
                 for epoch, record in enumerate(state["history"], start=1)
@@ -269,6 +276,9 @@ class Checkpoint:
         """
         if time.perf_counter() < self._next:
             return
+        errors = [member.error for member in steps.members if member.error is not None]
+        if any(not isinstance(error, FloatingPointError) for error in errors):
+            return  # Not of the training's own making: the next one goes on before it.
         optimizers = {
             id(member): steps.optimizer_state(k)
             for k, member in enumerate(steps.members)

@@ -187,7 +187,9 @@ def train_members(
         is_stackable = _can_be_stacked(net, member)
         key: Hashable = id(net)
         if is_stackable:
-            key = (stack_key(net), _stacked.stack_key(member))
+            # Those that go on from a checkpoint may have come to different epochs.
+            n_done = len(net.history)
+            key = (stack_key(net), _stacked.stack_key(member), n_done)
         groups.setdefault(key, []).append((net, member))
     for key, group in groups.items():
         size = len(group)
