@@ -24,7 +24,8 @@ is over the baseline's trial, both of one network fitted on four fifths of the r
 is `choice_gain`: the share of the oracle compares like with like. A search does harm
 where its choice loses more than half a point to the baseline.
 
-Each cell (protocol, seed) is kept as it is done: a run that was cut off goes on.
+Each cell (protocol, seed) is kept as it is done: a run that was cut off goes on. Rivals
+that a kept cell lacks are added to it, and those named by --again measured anew.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import optuna
@@ -49,6 +51,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback
 
 from sksoftrank import OODSearchCV, StackedGridSearchCV
@@ -59,6 +62,7 @@ HARM = 0.5
 RECIPE_B = {"normalization": None, "dropout": 0.15, "label_smoothing": 0.0}
 FIRST_RATES = [3e-4, 1e-3, 3e-3, 1e-2]
 RIVALS = ("baseline", "first_default", "default")
+OURS = ("default", "recipe_a", "recipe_b", "hot", "dual", "first_default")
 
 
 class ScaleWeights(Callback):
@@ -178,10 +182,67 @@ def real_mlp(seed):
     return RealMLP_TD_S_Classifier(random_state=seed, n_cv=1, n_refit=0)
 
 
-def measure(protocol, folder, seed, n_trials, extra):
-    """Return a cell: the accuracies of all, and what the search chose."""
+def rivals(protocol, task, seed):
+    """Return what fits each rival that no search chose: a network, or a classifier."""
+    found = {"default": lambda: task.pipeline(protocol.network())}
+    if protocol.image_shape is not None:
+        return found
+    # Three layers of weights.
+    hot, root = 30.0, 30.0 ** (1 / 3)
+    rate = 1e-3 * hot**0.5
+    dual = {
+        "learning_rate": rate / root,
+        "callbacks": [ScaleWeights(1 / root)],
+        "net_params": {"optimizer__eps": 1e-8 * root},
+    }
+    plain = protocol.network(**PLAIN, temperature=1.0, random_state=seed)
+    clfs = {
+        "recipe_a": protocol.network(dropout=0.2),
+        "recipe_b": protocol.network(**RECIPE_B),
+        "hot": plain_mlp(temperature=hot, learning_rate=rate, device="cpu"),
+        "dual": plain_mlp(device="cpu", **dual),
+    }
+    return found | {
+        **{name: partial(task.pipeline, clf) for name, clf in clfs.items()},
+        "first_default": lambda: tuned(task, plain, FIRST_RATES, seed),
+        "random_forest": lambda: RandomForestClassifier(random_state=seed),
+        "boosting": lambda: HistGradientBoostingClassifier(random_state=seed),
+        "real_mlp": lambda: real_mlp(seed),
+    }
+
+
+def score_networks(task, networks, seed):
+    """Return the accuracies of several networks of each kind, and of their average."""
+    scores, fitted = {}, {}
+    for name, network in networks.items():
+        key = repr(network.get_params())
+        if key not in fitted:  # The choice may be the baseline.
+            fitted[key] = of_networks(task, network, seed)
+        scores[name], scores[f"{name}_ensemble"] = fitted[key]
+    return scores
+
+
+def score_rivals(protocol, task, seed, names):
+    """Return the accuracies of those rivals that are named."""
+    X, y = task.fit
+    scores, networks = {}, {}
+    for name, make in rivals(protocol, task, seed).items():
+        if name not in names:
+            continue
+        clf = make()
+        if isinstance(clf, Pipeline):
+            networks[name] = clf
+            continue
+        clf.fit(X.reshape(len(X), -1), y)
+        scores[name] = with_mean(
+            {d: float(clf.score(*rows)) for d, rows in domains(task).items()}
+        )
+    return scores | score_networks(task, networks, seed)
+
+
+def measure(protocol, task, seed, n_trials, extra):
+    """Return a cell: the accuracies of what the search chose, and how it chose."""
     start = time.process_time()
-    task = protocol.task(folder, seed)
     network = task.pipeline(protocol.network())
     witness = Witness(task.report)
     search = OODSearchCV(
@@ -197,7 +258,6 @@ def measure(protocol, folder, seed, n_trials, extra):
     results = search.cv_results_
     candidates, id_scores = results["params"], results["mean_test_id"]
     baseline = int(np.nanargmax(np.where(results["is_baseline"], id_scores, np.nan)))
-    best_id = int(np.nanargmax(id_scores))
 
     def trial(place):
         return clone(network).set_params(**candidates[place])
@@ -205,51 +265,14 @@ def measure(protocol, folder, seed, n_trials, extra):
     networks = {
         "choice": trial(search.best_index_),
         "baseline": trial(baseline),
-        "best_id": trial(best_id),
-        "default": clone(network),
+        "best_id": trial(int(np.nanargmax(id_scores))),
     }
-    others = {}
-    if protocol.image_shape is None:
-        # Three layers of weights.
-        hot, root = 30.0, 30.0 ** (1 / 3)
-        rate = 1e-3 * hot**0.5
-        dual = {
-            "learning_rate": rate / root,
-            "callbacks": [ScaleWeights(1 / root)],
-            "net_params": {"optimizer__eps": 1e-8 * root},
-        }
-        clfs = {
-            "recipe_a": protocol.network(dropout=0.2),
-            "recipe_b": protocol.network(**RECIPE_B),
-            "hot": plain_mlp(temperature=hot, learning_rate=rate, device="cpu"),
-            "dual": plain_mlp(device="cpu", **dual),
-        }
-        networks |= {name: task.pipeline(clf) for name, clf in clfs.items()}
-        plain = protocol.network(**PLAIN, temperature=1.0, random_state=seed)
-        networks["first_default"] = tuned(task, plain, FIRST_RATES, seed)
-        others["random_forest"] = RandomForestClassifier(random_state=seed)
-        others["boosting"] = HistGradientBoostingClassifier(random_state=seed)
-        if "real_mlp" in extra:
-            others["real_mlp"] = real_mlp(seed)
     if "id_search" in extra:
         n_fits = int(results["n_seeds"].sum())
         networks["id_search"] = id_search(task, network, seed, n_fits)
-
-    scores, fitted = {}, {}
-    for name, own in networks.items():
-        key = repr(own.get_params())
-        if key not in fitted:  # The choice may be the baseline.
-            fitted[key] = of_networks(task, own, seed)
-        scores[name], scores[f"{name}_ensemble"] = fitted[key]
-    X, y = task.fit
-    for name, clf in others.items():
-        clf.fit(X.reshape(len(X), -1), y)
-        scores[name] = with_mean(
-            {d: float(clf.score(*rows)) for d, rows in domains(task).items()}
-        )
     ood = witness.scores(candidates)
     return {
-        "scores": scores,
+        "scores": score_networks(task, networks, seed),
         "choice": {
             "is_baseline": bool(results["is_baseline"][search.best_index_]),
             "params": {
@@ -402,6 +425,7 @@ def main():
     p.add_argument("--seeds", type=int, default=10)
     p.add_argument("--trials", type=int, default=72)
     p.add_argument("--extra", nargs="+", default=[], choices=["real_mlp", "id_search"])
+    p.add_argument("--again", nargs="+", default=[], help="rivals to measure anew")
     args = p.parse_args()
     hold_threads(args.threads)
     warnings.simplefilter("ignore")
@@ -412,21 +436,26 @@ def main():
         record = json.loads(path.read_text())
         if record["trials"] == args.trials:
             cells = record["results"]["cells"]
+    names = {*OURS, "random_forest", "boosting", *args.extra}
     # All protocols with the first seed, then with the next one.
     for seed in range(args.seeds):
         for name in args.protocols:
-            key = f"{name}/{seed}"
-            if key in cells:
-                continue
-            cells[key] = measure(
-                PROTOCOLS[name], args.data, seed, args.trials, args.extra
-            )
-            print(key, f"{cells[key]['seconds']:.0f} s", flush=True)
-            write(
-                "ood_accuracy",
-                {"summary": summarize(cells), "cells": cells},
-                trials=args.trials,
-            )
+            protocol, key = PROTOCOLS[name], f"{name}/{seed}"
+            task = protocol.task(args.data, seed)
+            is_new = key not in cells
+            if is_new:
+                cells[key] = measure(protocol, task, seed, args.trials, args.extra)
+            scores = cells[key]["scores"]
+            left = names - set(scores) | (names & set(args.again))
+            new = score_rivals(protocol, task, seed, left)
+            scores |= new
+            if is_new or new:
+                print(key, f"{cells[key]['seconds']:.0f} s", *new, flush=True)
+                write(
+                    "ood_accuracy",
+                    {"summary": summarize(cells), "cells": cells},
+                    trials=args.trials,
+                )
     report(summarize(cells))
 
 

@@ -130,7 +130,8 @@ def measure(model, seed, y, y_test, rows):
 def summarize(cells, splits, n_rows, models):
     """Return means over tables of means over splits, and paired differences.
 
-    `n_rows` are the rows of each table, by size.
+    `n_rows` are the rows of each table, by size. Of each size as many splits count, at
+    most `splits`, as the default has on all its tables.
     """
     summary = {}
     for size, rows in n_rows.items():
@@ -140,10 +141,14 @@ def summarize(cells, splits, n_rows, models):
             "confirmed on": [table for table in rows if table not in CHOSEN_ON],
         }.items():
             means = {}
-            for model in models:
+            seeds = list(range(splits))
+            while seeds and not all(
+                f"{t}/{rows[t]}/default/{seeds[-1]}" in cells for t in tables
+            ):
+                seeds.pop()
+            for model in models if seeds else []:
                 keys = [
-                    [f"{t}/{rows[t]}/{model}/{seed}" for seed in range(splits)]
-                    for t in tables
+                    [f"{t}/{rows[t]}/{model}/{seed}" for seed in seeds] for t in tables
                 ]
                 if all(key in cells for own in keys for key in own):
                     means[model] = pd.DataFrame(
