@@ -752,8 +752,9 @@ def test_ctrl_c_keeps_what_was_learnt_and_the_file(blobs, tmp_path, monkeypatch)
     estimator = mlp(dropout=0.2, checkpoint=path)
     with monkeypatch.context() as patch:
         patch.setattr(_format, "write", interrupt)
-        with pytest.warns(UserWarning, match=r"epoch 3 of 4.*stays; .*goes on"):
+        with pytest.warns(UserWarning, match=r"epoch 3 of 4.*stays; .*goes on") as told:
             estimator.fit(*blobs)
+    assert told[0].filename == __file__  # Where `fit` was called.
     assert estimator.n_iter_ == 3
     assert epoch_of(path) == 2
     assert_same(estimator.fit(*blobs), mlp(dropout=0.2).fit(*blobs))

@@ -157,7 +157,8 @@ class BaseSoftRankClassifier(
                     f" checkpoint={self.checkpoint!r} stays; the same fit, begun anew, "
                     "goes on from it."
                 )
-            training.net.warn_of_interruption(how)
+            # Above are two decorators and `fit`.
+            training.net.warn_of_interruption(how, stacklevel=5)
         self._complete(training)
         context.call_on_fit_task_end(**call, reconstruction_attributes={})
 

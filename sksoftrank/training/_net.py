@@ -423,7 +423,7 @@ class SoftRankNet(NeuralNetClassifier):
         if member.error is not None:
             raise member.error
         if self.was_interrupted_:
-            self.warn_of_interruption()
+            self.warn_of_interruption(stacklevel=4)
         return self
 
     @staticmethod
@@ -456,10 +456,10 @@ class SoftRankNet(NeuralNetClassifier):
                 return int(callback.best_epoch_)
         return len(self.history)
 
-    def warn_of_interruption(self, more: str = "") -> None:
+    def warn_of_interruption(self, more: str = "", *, stacklevel: int) -> None:
         """Say that Ctrl-C ended the training, what is kept, and `more`."""
         message = interruption(len(self.history), self.max_epochs, self.kept_epoch)
-        warnings.warn(message + more, UserWarning, stacklevel=4)
+        warnings.warn(message + more, UserWarning, stacklevel=stacklevel + 1)
 
     def _make_member(
         self,
