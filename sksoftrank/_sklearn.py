@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.linear_model._base import LinearClassifierMixin
 from sklearn.metrics._scorer import _BaseScorer, _MultimetricScorer
 from sklearn.model_selection._search import (
     BaseSearchCV,
@@ -55,7 +54,6 @@ __all__ = [
     "BaseSearchCV",
     "HasMethods",
     "Interval",
-    "LinearClassifierMixin",
     "StrOptions",
     "_BaseScorer",
     "_check_method_params",
@@ -77,6 +75,7 @@ __all__ = [
     "_yield_masked_array_for_each_param",
     "check_weights",
     "has_callbacks",
+    "is_linear",
     "is_scalar_nan",
     "read_rows",
     "reads_columns",
@@ -130,6 +129,14 @@ def check_weights(sample_weight: Any, X: Any) -> Any:
 def has_callbacks(estimator: BaseEstimator) -> bool:
     """Return whether scikit-learn's callbacks were set on an estimator."""
     return bool(getattr(estimator, "_skl_callbacks", None))
+
+
+def is_linear(classifier: Any) -> bool:
+    """Return whether a classifier is one of scikit-learn's linear ones."""
+    # Here, for all linear models take a while to import.
+    from sklearn.linear_model._base import LinearClassifierMixin
+
+    return isinstance(classifier, LinearClassifierMixin)
 
 
 def rows_of(neighbors: Any) -> Any:

@@ -15,7 +15,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 
-from sksoftrank._sklearn import BaseSearchCV, LinearClassifierMixin
+from sksoftrank._sklearn import BaseSearchCV, is_linear
 from sksoftrank.estimators import BaseSoftRankClassifier, SoftRankEnsembleClassifier
 from sksoftrank.rank import EPS
 
@@ -75,7 +75,7 @@ class Rows:
             Z = self.last.embed(self.X)
         elif hasattr(self.last, "transform"):
             Z = self.last.transform(self.X)
-        elif isinstance(self.last, LinearClassifierMixin):
+        elif is_linear(self.last):
             Z = self.X  # What its one layer sees.
         else:
             raise ValueError(
