@@ -209,8 +209,9 @@ def _measured(records: list[dict[str, Any]]) -> Section:
         for k, record in enumerate(records)
     ]
     table = Table(
-        "Accuracy on rows that the model has not seen, in %. Intervals are 95 %: they "
-        "know the noise of the rows, not that of training.",
+        "Accuracy on the rows that were handed to the report, in %; it says what to "
+        "expect of new rows if the model was not trained on these. Intervals are 95 %: "
+        "they know the noise of the rows, not that of training.",
         ["rows of", "rows", "accuracy", "interval", "points lost", "interval",
          "balanced accuracy"],
         rows,
