@@ -26,7 +26,7 @@ def leaves(value, where=""):
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("cold_start", {"first_fit", "first_search"}),
+        ("cold_start", {"import", "first_fit", "first_search"}),
         ("gpu", {"single_fit", "search", "images", "equality"}),
     ],
 )
