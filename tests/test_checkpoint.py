@@ -442,7 +442,9 @@ def test_a_random_state_goes_on_where_it_was(blobs, tmp_path, monkeypatch):
 def test_files_that_were_changed_are_refused(change, message, halfway, blobs):
     data = change(halfway.checkpoint.read_bytes())
     halfway.checkpoint.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"checkpoint must be .*{message}\. Undo"):
+    with pytest.raises(
+        ValueError, match=rf"checkpoint must be .*{message}\. Name another one"
+    ):
         halfway.fit(*blobs)
     assert halfway.checkpoint.read_bytes() == data
 

@@ -457,7 +457,15 @@ class SoftRankNet(NeuralNetClassifier):
         return len(self.history)
 
     def warn_of_interruption(self, more: str = "", *, stacklevel: int) -> None:
-        """Say that Ctrl-C ended the training, what is kept, and `more`."""
+        """Say that Ctrl-C ended the training, and what is kept.
+
+        Parameters
+        ----------
+        more : str, default=""
+            Added to that.
+        stacklevel : int
+            Whose line it is: 1 for the caller's, as in :func:`warnings.warn`.
+        """
         message = interruption(len(self.history), self.max_epochs, self.kept_epoch)
         warnings.warn(message + more, UserWarning, stacklevel=stacklevel + 1)
 
