@@ -464,7 +464,7 @@ class SoftRankNet(NeuralNetClassifier):
         more : str, default=""
             Added to that.
         stacklevel : int
-            Whose line it is: 1 for the caller's, as in :func:`warnings.warn`.
+            Whose line it is: 1 for the caller's, as in ``warnings.warn``.
         """
         message = interruption(len(self.history), self.max_epochs, self.kept_epoch)
         warnings.warn(message + more, UserWarning, stacklevel=stacklevel + 1)
