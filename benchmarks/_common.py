@@ -156,7 +156,7 @@ def write(name: str, results: Any, **settings: Any) -> None:
         "version": sksoftrank.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": "cpu",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "kernels": kernels(),

@@ -100,9 +100,9 @@ class Protocol:
     def network(self, **params: Any) -> Any:
         """Return the estimator that is searched around."""
         if self.image_shape is None:
-            return SoftRankMLPClassifier(device="cpu", **params)
+            return SoftRankMLPClassifier(**params)
         # Small and short: a search fits some hundred of them, one by one.
-        small = {"channels": (8, 16, 32), "max_epochs": 15, "device": "cpu"}
+        small = {"channels": (8, 16, 32), "max_epochs": 15}
         return SoftRankCNNClassifier(
             input_shape=self.image_shape, **{**small, **params}
         )

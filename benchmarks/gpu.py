@@ -275,6 +275,7 @@ def main() -> None:
         "--small", action="store_true", help="on a CPU; figures mean nothing"
     )
     p.add_argument("--repeats", type=int, default=3)
+    p.add_argument("--parts", nargs="+", help="some of the tasks alone")
     args = p.parse_args()
     if not (args.small or torch.cuda.is_available()):
         print("No GPU was found: pass --small to see that everything runs.")
@@ -284,16 +285,21 @@ def main() -> None:
     if small:
         hold_threads(1)
     n_rows, n_images = (300, 256) if small else (10_000, 50_000)
-    results = {
-        "single_fit": single_fit(n_rows, 2 if small else 10, repeats, device),
-        "search": search(
-            n_rows, 1 if small else 10, 2 if small else 64, repeats, device
+    tasks = {
+        "equality": partial(difference_of_devices, n_rows, device),
+        "single_fit": partial(single_fit, n_rows, 2 if small else 10, repeats, device),
+        "search": partial(
+            search, n_rows, 1 if small else 10, 2 if small else 64, repeats, device
         ),
-        "images": image_fits(args.data, n_images, 2 if small else 5, repeats, device),
-        "equality": difference_of_devices(n_rows, device),
+        "images": partial(
+            image_fits, args.data, n_images, 2 if small else 5, repeats, device
+        ),
     }
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    write("gpu", results, device=name, repeats=repeats, seed=0)
+    results = {}
+    for name, task in tasks.items():
+        if args.parts is None or name in args.parts:
+            results[name] = task()
+        write("gpu", results, repeats=repeats, seed=0)
 
 
 if __name__ == "__main__":

@@ -199,8 +199,8 @@ def rivals(protocol, task, seed):
     clfs = {
         "recipe_a": protocol.network(dropout=0.2),
         "recipe_b": protocol.network(**RECIPE_B),
-        "hot": plain_mlp(temperature=hot, learning_rate=rate, device="cpu"),
-        "dual": plain_mlp(device="cpu", **dual),
+        "hot": plain_mlp(temperature=hot, learning_rate=rate),
+        "dual": plain_mlp(**dual),
     }
     return found | {
         **{name: partial(task.pipeline, clf) for name, clf in clfs.items()},

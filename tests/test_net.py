@@ -19,7 +19,7 @@ from skorch.callbacks import (
 from skorch.dataset import Dataset
 from torch.nn import functional as F
 
-from sksoftrank import SoftRankNet
+from sksoftrank import SoftRankCNNClassifier, SoftRankNet
 from sksoftrank.losses import LinearTemperature, TemperatureCrossEntropyLoss
 from sksoftrank.modules import CNN, MLP, Transformer
 from sksoftrank.training import AccuracyStopping, InMemoryDataset, fit_nets
@@ -91,6 +91,15 @@ def test_lean_epoch_equals_skorchs_own(blobs):
     assert dict(full.callbacks_)["CountSteps"].steps_ == 3 * 4
     assert [len(b) for b in lean.history[:, "batches"]] == [0, 0, 0]
     assert [len(b) for b in full.history[:, "batches"]] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_lean_from_the_first_epoch_on(blobs, method):
+    net = getattr(make_net(precision="bf16"), method)(*blobs)  # By autograd.
+    assert [len(b) for b in net.history[:, "batches"]] == [0, 0, 0]
+    clf = SoftRankCNNClassifier((4,), input_shape=(1, 6), max_epochs=2, device="cpu")
+    history = clf.fit(*blobs).net_.history
+    assert [len(b) for b in history[:, "batches"]] == [0, 0]
 
 
 @pytest.mark.parametrize(

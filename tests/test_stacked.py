@@ -586,7 +586,7 @@ class Tape(TorchDispatchMode):
     """
 
     # They wait for the device, copy from the host, or depend on values.
-    FORBIDDEN = ("_local_scalar_dense", "_to_copy", "lift_fresh", "nonzero", "item")
+    FORBIDDEN = ("_local_scalar_dense", "lift_fresh", "nonzero", "item")
 
     def __init__(self):
         super().__init__()
@@ -595,16 +595,21 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, call, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         assert not any(name in call.name() for name in self.FORBIDDEN), call
+        if "_to_copy" in call.name():
+            assert kwargs.get("device") in (None, args[0].device), kwargs
         out = call(*args, **kwargs)
         self.calls.append((call, args, kwargs, out))
         return out
 
     def replay(self):
-        for call, args, kwargs, out in self.calls:
-            again = call(*args, **kwargs)
-            for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
+        # The calls are of what autograd has made already.
+        with torch._C._AutoDispatchBelowAutograd():
+            for call, args, kwargs, out in self.calls:
+                again = call(*args, **kwargs)
+                for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                    is_tensor = isinstance(old, torch.Tensor)
+                    if is_tensor and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
 
 
 def states(generators):
@@ -793,7 +798,8 @@ class FakeGraph:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_cuda_captures_register_generators_and_repair_them(monkeypatch, fails):
-    stream = SimpleNamespace(wait_stream=lambda other: None)
+    waits = []
+    stream = SimpleNamespace(wait_stream=waits.append)
     cuda = SimpleNamespace(
         Stream=lambda device: stream,
         current_stream=lambda device: stream,
@@ -806,7 +812,10 @@ def test_cuda_captures_register_generators_and_repair_them(monkeypatch, fails):
     )
     fake = SimpleNamespace(cuda=cuda, Generator=FakeGenerator)
     monkeypatch.setattr(_cuda_graph, "torch", fake)
+    monkeypatch.setattr(_cuda_graph.CudaRecorder, "_streams", {})
     recorder = _cuda_graph.recorder_for(torch.device("cuda", 0))
+    again = _cuda_graph.recorder_for(torch.device("cuda", 0))
+    assert again.stream is recorder.stream
     generator = FakeGenerator()
     generator.state = 7
     seen = []
@@ -819,6 +828,7 @@ def test_cuda_captures_register_generators_and_repair_them(monkeypatch, fails):
 
     recorder.warm_up(function)
     assert generator.state == 8
+    assert waits == 2 * [stream]  # There and back.
     if fails:
         with pytest.raises(RuntimeError, match="invalidated"):
             recorder.record(function, [generator])
@@ -826,6 +836,7 @@ def test_cuda_captures_register_generators_and_repair_them(monkeypatch, fails):
     else:
         graph = recorder.record(function, [generator])()
         assert graph.generators == [generator]
+        assert waits == 3 * [stream]
     assert seen == [False, True]
     assert not generator.is_capturing
 

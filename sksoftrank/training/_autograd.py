@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from skorch.utils import to_tensor
 from torch import Tensor, nn
 
 from sksoftrank.losses import TemperatureCrossEntropyLoss
+from sksoftrank.training._cuda_graph import Graphs
 from sksoftrank.training._member import Member, StopFlag
 from sksoftrank.training._precision import autocast
 from sksoftrank.training._stopping import divergence
@@ -24,7 +26,8 @@ class AutogradSteps:
     The optimizer's learning rate and the criterion's temperature are the caller's to
     set. `clip` is called when gradients are there; `show` yields an epoch's batches,
     with a progress bar say; `run_epoch` trains on them, in place of the plain steps
-    here, and returns the mean loss.
+    here, and returns the mean loss. `graphs` launch the plain steps, of a module whose
+    Python does the same in each.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class AutogradSteps:
         clip: Callable[[], object] | None = None,
         show: Callable[[Iterable[Any]], Iterable[Any]] = iter,
         run_epoch: Callable[[Iterator[Any]], float] | None = None,
+        graphs: Graphs | None = None,
         stop: StopFlag | None = None,
     ) -> None:
         self.members = [member]
@@ -46,6 +50,14 @@ class AutogradSteps:
         self.device, self.precision = device, precision
         self.clip, self.show, self.run_epoch = clip, show, run_epoch
         self.stop = stop
+        self.graphs = graphs
+        # To read is to wait for all that the device has yet to do.
+        is_on_cpu = torch.device(device or "cpu").type == "cpu"
+        self._reads_late = graphs is not None or not is_on_cpu
+        # What the graphs were recorded with, and the memory that they read and write.
+        self._settings: tuple[Any, ...] = ()
+        self._rates: list[Tensor] = []
+        self._memory: dict[Hashable, list[Tensor]] = {}
         self._last_x: Any = None
         self._kept = [tensor.detach().clone() for tensor in self._state()]
         self._is_kept = True
@@ -76,31 +88,102 @@ class AutogradSteps:
             yield batch
 
     def _run(self, epoch: int) -> float:
-        module, optimizer = self.member.module, self.optimizer
-        module.train()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        total, n_rows = 0.0, 0
-        for step, (x, y) in enumerate(self._batches(), start=1):
+        self.member.module.train()
+        self._fill_settings()
+        losses: list[Tensor] = []
+        sizes: list[int] = []
+        for x, y in self._batches():
             target = y if isinstance(y, tuple | list) else (y,)
-            for parameter in parameters:  # zero_grad, less its profiler hook
-                parameter.grad = None
             target = to_tensor(target, device=self.device)
-            loss = self.criterion(self._logits(x), *target)
-            value = loss.item()
+            losses.append(self._take_step(x, target))
+            sizes.append(len(target[0]))
+            if not (self._reads_late or math.isfinite(losses[-1].item())):
+                break
+        values = torch.stack(losses).tolist()
+        for step, value in enumerate(values, start=1):
             if not math.isfinite(value):
+                if self._reads_late:  # The means have been spoilt since.
+                    self.optimizer.state.clear()
                 raise divergence(
                     value,
                     f"step {step} of epoch {epoch}",
                     self.member.temperatures[epoch - 1],
-                    optimizer.param_groups[0]["lr"],
+                    self.optimizer.param_groups[0]["lr"],
                 )
-            loss.backward()
-            if self.clip is not None:
-                self.clip()
-            optimizer.step()
-            total += value * len(target[0])
-            n_rows += len(target[0])
-        return total / n_rows
+        return float(np.average(values, weights=sizes))
+
+    def _take_step(self, x: Any, target: Sequence[Tensor]) -> Tensor:
+        """Step on some rows, by a graph where there are any; return their mean loss."""
+        if self.graphs is None:
+            return self._step(x, target)
+        rows = [x, *target]
+        shapes = tuple(tensor.shape for tensor in rows)
+        if shapes not in self._memory:
+            self._memory[shapes] = [
+                *(torch.empty_like(tensor) for tensor in rows),
+                torch.empty((), dtype=torch.float32, device=x.device),
+            ]
+        *places, loss = self._memory[shapes]
+        for place, tensor in zip(places, rows, strict=True):
+            place.copy_(tensor)
+        self.graphs.run(shapes, partial(self._step_in_place, places, loss))
+        return loss.clone()
+
+    def _step_in_place(self, rows: Sequence[Tensor], loss: Tensor) -> None:
+        x, *target = rows
+        with self._rates_in_memory():
+            loss.copy_(self._step(x, target))
+
+    def _step(self, x: Any, target: Sequence[Tensor]) -> Tensor:
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:  # zero_grad, less its profiler hook
+                parameter.grad = None
+        loss = self.criterion(self._logits(x), *target)
+        if not (self._reads_late or math.isfinite(loss.item())):
+            return loss
+        loss.backward()
+        if self.clip is not None:
+            self.clip()
+        self.optimizer.step()
+        return loss.detach()
+
+    def _fill_settings(self) -> None:
+        """Let graphs know of learning rates, and forget those of other settings."""
+        if self.graphs is None:
+            return
+        groups = self.optimizer.param_groups
+        rates = torch.tensor([group["lr"] for group in groups], dtype=torch.float32)
+        if not self._rates:
+            self._rates = [*rates.to(self.device)]
+        for own, rate in zip(self._rates, rates, strict=True):
+            own.copy_(rate)
+        settings = (
+            self.criterion.temperature,
+            *(
+                (name, value)
+                for group in groups
+                for name, value in group.items()
+                if name not in ("params", "lr")
+            ),
+        )
+        if settings != self._settings:
+            self.graphs.clear()
+        self._settings = settings
+
+    @contextmanager
+    def _rates_in_memory(self) -> Iterator[None]:
+        """Let the optimizer take learning rates from where a graph may read them."""
+        groups = self.optimizer.param_groups
+        before = [dict(group) for group in groups]
+        for group, rate in zip(groups, self._rates, strict=True):
+            group["lr"] = rate
+            if "capturable" in group:
+                group["capturable"] = True
+        try:
+            yield
+        finally:
+            for group, own in zip(groups, before, strict=True):
+                group.update(own)
 
     def _logits(self, x: Any) -> Tensor:
         return _forward(self.member.module, x, self.device, self.precision)
@@ -128,6 +211,9 @@ class AutogradSteps:
             names = self.member.module.state_dict()
             state = dict(zip(names, self._kept, strict=True))
             self.member.module.load_state_dict(state)
+        if self.graphs is not None:  # Gradients lie in the memory of a graph.
+            self.graphs.clear()
+            self.optimizer.zero_grad()
         self.members = []
 
     def optimizer_state(self, k: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -32,11 +32,20 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Captures functions as CUDA graphs."""
+    """Captures functions as CUDA graphs.
+
+    All of a device on one stream: cuBLAS keeps a workspace for each that it has seen,
+    of 32 MB on the larger devices.
+    """
+
+    _streams: ClassVar[dict[torch.device, torch.cuda.Stream]] = {}
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        with _capturing:
+            if device not in self._streams:
+                self._streams[device] = torch.cuda.Stream(device)
+        self.stream = self._streams[device]
 
     def warm_up(self, function: Callable[[], None]) -> None:
         """Run `function` on the stream of the captures.
@@ -45,10 +54,12 @@ class CudaRecorder:
         not come up in a capture.
         """
         here = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):
-            function()
-        here.wait_stream(self.stream)
+        # What another thread launched on the stream of a capture would be captured.
+        with _capturing:
+            self.stream.wait_stream(here)
+            with torch.cuda.stream(self.stream):
+                function()
+            here.wait_stream(self.stream)
 
     def record(
         self, function: Callable[[], None], generators: list[torch.Generator]
@@ -78,6 +89,9 @@ class CudaRecorder:
                     fresh.set_state(state)
                     generator.graphsafe_set_state(fresh)
                 raise
+            # A capture begins by setting generators to zero, on its own stream. Else
+            # that could come after what the first launch sets them to.
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
         return graph.replay
 
 

@@ -23,11 +23,12 @@ from tqdm.auto import tqdm
 from sksoftrank._skorch import optimizer_names
 from sksoftrank._torch import has_hooks
 from sksoftrank.losses import TemperatureCrossEntropyLoss
-from sksoftrank.modules import MLP
-from sksoftrank.modules._layers import DTYPE, borrowed_globals
+from sksoftrank.modules import CNN, MLP, Transformer
+from sksoftrank.modules._layers import DTYPE, RandomLayer, borrowed_globals
 from sksoftrank.training import _stacked
 from sksoftrank.training._autograd import AutogradSteps
 from sksoftrank.training._batches import InMemoryBatches
+from sksoftrank.training._cuda_graph import Graphs, recorder_for
 from sksoftrank.training._iterators import make_batches
 from sksoftrank.training._loop import Record, RecordError, Steps, train
 from sksoftrank.training._member import Member, StopFlag
@@ -255,19 +256,48 @@ def _autograd_steps(net: Any, member: Member, stop: StopFlag | None) -> Steps:
         sizes, losses = zip(*net.history[-1, "batches", :, names], strict=True)
         return float(np.average(losses, weights=sizes))
 
+    optimizer = net.optimizer_  # Built if need be: skorch then knows its name.
     # Who acts on batches gets skorch's own epoch.
     is_whole = (
         acts_on_batches(net, training=True) is not None
         or bool(member.forward_params)
         or optimizer_names(net) != ["optimizer"]
-        or isinstance(net.optimizer_, torch.optim.LBFGS)
+        or isinstance(optimizer, torch.optim.LBFGS)
     )
     return AutogradSteps(
-        *(member, net.optimizer_, net.criterion_),
+        *(member, optimizer, net.criterion_),
         device=net.device,
         precision=net.precision,
         clip=clip if clippings else None,
         show=show,
         run_epoch=run_epoch if is_whole else None,
+        graphs=None if is_whole else _graphs(net, member),
         stop=stop,
     )
+
+
+def _graphs(net: Any, member: Member) -> Graphs | None:
+    """Return what launches a net's steps as graphs; None where nothing can.
+
+    A graph repeats what Python did once, so that all of it must be ours.
+    """
+    device = next(net.module_.parameters()).device  # With its number.
+    recorder = recorder_for(device)
+    is_known = (
+        type(net.module_) in (CNN, MLP, Transformer)
+        and type(net.criterion_) is TemperatureCrossEntropyLoss
+        and type(net.optimizer_)
+        in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+        and net.optimizer_.defaults["fused"]
+        and isinstance(member.batches, InMemoryBatches)
+        and not any(map(has_hooks, net.module_.modules()))
+    )
+    if recorder is None or not is_known:
+        return None
+
+    def generators() -> list[torch.Generator]:
+        layers = [m for m in net.module_.modules() if isinstance(m, RandomLayer)]
+        made = [layer.generator_on(device) for layer in layers]
+        return [generator for generator in made if generator is not None]
+
+    return Graphs(recorder, generators)
