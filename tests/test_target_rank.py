@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from torch.utils.data import TensorDataset
 
@@ -139,6 +140,17 @@ def test_the_network_is_the_one_that_its_temperature_alone_leads_to():
     assert clf.history_[-1]["temperature"] == clf.temperature_
 
 
+def test_a_rank_that_is_missed_is_told_of(monkeypatch):
+    # Whatever is asked for, the first trial is what is to be had.
+    monkeypatch.setattr(RankSearch, "_read_off", lambda self, rank: 1.0)
+    message = r"has rank \d+ at the temperature of 1 .* target_rank=0.7 .* above that"
+    with pytest.warns(ConvergenceWarning, match=message) as caught:
+        clf = network(target_rank=0.7).fit(X, y)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert clf.temperature_ == 1.0
+    network(target_rank=clf.rank_).fit(X, y)
+
+
 def test_the_strength_is_chosen_before_and_kept():
     clf = network(target_rank=0.4, dropout="auto", max_epochs="auto", batch_size="auto")
     clf.fit(X, y)
@@ -159,6 +171,7 @@ def test_training_goes_on_at_the_temperature_that_was_found():
     assert clf.n_iter_ == 30  # No trials again.
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_grid_of_target_ranks_is_scikit_learns():
     grid = {"target_rank": [12, 30]}
     ours = StackedGridSearchCV(network(), grid, cv=2).fit(X, y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping
@@ -40,7 +42,7 @@ from sksoftrank.estimators._input import InputReader, check_range
 from sksoftrank.estimators._parameters import SharedParametersMixin
 from sksoftrank.estimators._recipe import MODERATE, NetMixin
 from sksoftrank.estimators._sources import is_stream
-from sksoftrank.estimators._target_rank import RankSearch
+from sksoftrank.estimators._target_rank import RankSearch, tolerance_of
 from sksoftrank.estimators._training import Training, fit_trainings
 from sksoftrank.estimators._training_data import (
     FloatArray,
@@ -383,7 +385,24 @@ class BaseSoftRankClassifier(
         self._finish(net, history=[], logit_scale=training.logit_scale)
         if basis_rows != 0:
             self._find_basis(training.dataset, training.seed, basis_rows)
+            self._warn_of_rank(training.target_rank)
         self._is_incremental = False
+
+    def _warn_of_rank(self, target: float | None) -> None:
+        """Say so where the rank is not the one that was asked for."""
+        if target is None or abs(self.rank_ - target) <= tolerance_of(target):
+            return
+        warnings.warn(
+            f"The embedding has rank {self.rank_} at the temperature of "
+            f"{self.temperature_:.3g} that was found for {target:.0f}, which "
+            f"target_rank={self.target_rank!r} stands for: near it the rank varies "
+            "more from one training to the next than with the temperature. Set a "
+            f"temperature {'above' if self.rank_ > target else 'below'} that, or "
+            "another random_state.",
+            ConvergenceWarning,
+            # Above are `_complete`, `_train`, `fit` and two decorators.
+            stacklevel=7,
+        )
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(

@@ -74,7 +74,7 @@ class SharedParameters(TypedDict, total=False):
         default: a number of directions, or in (0, 1) a share of those at a temperature
         of 1. Three networks are trained before on four fifths of the rows, whose rest
         tells whether the accuracy stays within `compression_tol`, and one or two on
-        all."""]
+        all. A network further from it than a tenth, or one, is warned of."""]
     n_components: Annotated[str | float | None, "auto",
         [StrOptions({"auto"}), COUNT, PART, None], """"auto", int, float or None
         Columns of `transform`. "auto" keeps the fewest directions whose reconstruction,
@@ -163,7 +163,9 @@ class SharedParameters(TypedDict, total=False):
     random_state: Annotated[int | np.random.RandomState | None, None, ["random_state"],
         """int, RandomState instance or None
         Seeds the initial weights, the order of the rows, dropout and the split for
-        early stopping. No global generator is ever used."""]
+        early stopping. No global generator is ever used. On a GPU, CNNs and
+        transformers repeat to a rounding: torch adds up their gradients in no fixed
+        order."""]
     verbose: Annotated[int, 0, ["verbose"], """int
         Above 0, a line is printed for each epoch; above 1, a bar shows its
         progress."""]

@@ -19,6 +19,11 @@ FIRST = (1.0, 30.0, 1000.0)
 LOWEST, HIGHEST = 0.03, 30_000.0
 
 
+def tolerance_of(target: float) -> float:
+    """Return how far from it a rank may be: a tenth, or one."""
+    return max(1.0, 0.1 * target)
+
+
 class RankSearch:
     """Trains at a few temperatures, and reads off where the rank is the one wanted.
 
@@ -51,6 +56,8 @@ class RankSearch:
         Nets to train next, each with its rows; empty when the temperature is found.
     temperature : float
         What was found.
+    target : float
+        The rank that it is for.
 
     Raises
     ------
@@ -71,7 +78,7 @@ class RankSearch:
         self._build, self._measure = partial(build, **found), measure
         self._dataset: Any = dataset
         self._train, self._valid = split_folds(dataset, N_FOLDS, seed)[0]
-        self._asked, self._target, self._tol = target, float(target), tol
+        self._asked, self.target, self._tol = target, float(target), tol
         # Of networks on four fifths of the rows, and on all of them.
         self._ranks: dict[float, int] = {}
         self._whole_ranks: dict[float, int] = {}
@@ -109,17 +116,17 @@ class RankSearch:
         is_share = self._asked < 1
         if is_first:
             if is_share:
-                self._target = max(1.0, self._asked * self._ranks[1.0])
-            self.temperature = self._read_off(self._target)
+                self.target = max(1.0, self._asked * self._ranks[1.0])
+            self.temperature = self._read_off(self.target)
             again = {1.0, self.temperature} if is_share else {self.temperature}
             self._try(sorted(again), self._dataset)
             return
         self.trials = []
         # What was to be had is, on all rows, so many times what it should be.
-        excess = self._whole_ranks[self.temperature] / self._target
+        excess = self._whole_ranks[self.temperature] / self.target
         if is_share:
-            self._target = max(1.0, self._asked * self._whole_ranks[1.0])
-        self.temperature = self._read_off(self._target / excess)
+            self.target = max(1.0, self._asked * self._whole_ranks[1.0])
+        self.temperature = self._read_off(self.target / excess)
         self._check()
 
     def _read_off(self, rank: float) -> float:
@@ -157,7 +164,7 @@ class RankSearch:
         place, places = math.log(self.temperature), np.log(tried)
         is_kept = losses <= self._tol + noises + 1e-12
         kept = [self._ranks[t] for t in tried[is_kept]]
-        nearest = min(kept, key=lambda rank: abs(rank - self._target))
+        nearest = min(kept, key=lambda rank: abs(rank - self.target))
         where = next(t for t in tried if self._ranks[t] == nearest)
         advice = (
             f"The nearest rank that was found is {nearest}, at a temperature of "
@@ -165,8 +172,8 @@ class RankSearch:
         )
         ranks = [*self._ranks.values(), *self._whole_ranks.values()]
         least, most = min(ranks), max(ranks)
-        slack = max(1.0, 0.1 * self._target)
-        if not least - slack <= self._target <= most + slack:
+        slack = tolerance_of(self.target)
+        if not least - slack <= self.target <= most + slack:
             raise ValueError(
                 f"target_rank must be from {least} to {most}, which temperatures from "
                 f"{tried[0]:.3g} to {tried[-1]:.3g} and beyond lead to, got "

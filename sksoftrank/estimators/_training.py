@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from sksoftrank.estimators._choice import Choice
 from sksoftrank.estimators._recipe import MODERATE, Strength
+from sksoftrank.estimators._target_rank import RankSearch
 from sksoftrank.estimators._training_data import Rows
 from sksoftrank.training import SoftRankNet, StopFlag, StreamDataset, fit_nets
 from sksoftrank.training._checkpoint import Checkpoint
@@ -44,6 +45,7 @@ class Training:
     searches: list[Callable[..., Search]] = field(default_factory=list)
     search: Search | None = None
     found: dict[str, Any] = field(default_factory=dict)
+    target_rank: float | None = None
     checkpoint: Checkpoint | None = None
 
     @property
@@ -66,6 +68,8 @@ class Training:
         self.found |= search.found
         if isinstance(search, Choice):
             self.strength, self.logit_scale = search.strength, search.logit_scale
+        elif isinstance(search, RankSearch):
+            self.target_rank = search.target
         self.start_search()
         if self.search is None:
             self.net = self.build(self.dataset, **self.found)
