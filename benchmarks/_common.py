@@ -128,6 +128,11 @@ def hold_threads(n_threads: int) -> None:
     threadpool_limits(n_threads)
 
 
+def default_device() -> str:
+    """Return the name of what `device="auto"` takes."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
 def kernels() -> dict[str, str]:
     """Return which kernels multiply, by library."""
     return {
@@ -156,7 +161,7 @@ def write(name: str, results: Any, **settings: Any) -> None:
         "version": sksoftrank.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": "cpu",
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "kernels": kernels(),

@@ -29,7 +29,7 @@ import zipfile
 import joblib
 import numpy as np
 import optuna
-from _common import RESULTS, hold_threads, mean_interval, parser, write
+from _common import RESULTS, default_device, hold_threads, mean_interval, parser, write
 from _protocols import PROTOCOLS
 from optuna.samplers import RandomSampler
 
@@ -329,6 +329,7 @@ def main():
     write(
         "choice_rule",
         {"summary": summary, "protocols": table},
+        device=default_device(),
         configs=args.configs,
         seeds=args.seeds,
         draws=args.draws,

@@ -47,7 +47,15 @@ from _claims import (
     TOLERANCES,
     measure,
 )
-from _common import RESULTS, ROOT, hold_threads, mean_interval, parser, write
+from _common import (
+    RESULTS,
+    ROOT,
+    default_device,
+    hold_threads,
+    mean_interval,
+    parser,
+    write,
+)
 from joblib import Parallel, delayed
 
 RECIPES = ("plain", "default")
@@ -521,7 +529,8 @@ def save(cells):
         "by_temperature": by_temperature(cells),
         "cells": {key: cells[key] for key in sorted(cells)},
     }
-    write("claims", results, tolerances=FINE_TOLERANCES, seed="in each cell's key")
+    settings = {"tolerances": FINE_TOLERANCES, "seed": "in each cell's key"}
+    write("claims", results, device=default_device(), **settings)
 
 
 def main():

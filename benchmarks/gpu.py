@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import hold_threads, interleaved, parser, plain_mlp, write
+from _common import default_device, hold_threads, interleaved, parser, plain_mlp, write
 from cifar10 import ESTIMATORS, recipe
 from fit_speed import hand_written, ours, stock_skorch
 from sklearn.model_selection import GridSearchCV
@@ -275,7 +275,8 @@ def main() -> None:
         "--small", action="store_true", help="on a CPU; figures mean nothing"
     )
     p.add_argument("--repeats", type=int, default=3)
-    p.add_argument("--parts", nargs="+", help="some of the tasks alone")
+    parts = ("equality", "single_fit", "search", "images")
+    p.add_argument("--parts", nargs="+", default=parts, choices=parts)
     args = p.parse_args()
     if not (args.small or torch.cuda.is_available()):
         print("No GPU was found: pass --small to see that everything runs.")
@@ -296,10 +297,9 @@ def main() -> None:
         ),
     }
     results = {}
-    for name, task in tasks.items():
-        if args.parts is None or name in args.parts:
-            results[name] = task()
-        write("gpu", results, repeats=repeats, seed=0)
+    for name in args.parts:
+        results[name] = tasks[name]()
+        write("gpu", results, device=default_device(), repeats=repeats, seed=0)
 
 
 if __name__ == "__main__":

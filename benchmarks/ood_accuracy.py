@@ -45,6 +45,7 @@ import optuna
 from _common import (
     PLAIN,
     RESULTS,
+    default_device,
     hold_threads,
     mean_interval,
     parser,
@@ -391,10 +392,10 @@ def _of_group(by_protocol, table):
                 "largest": largest,
                 "worst": [min(own, key=own.get), min(own.values())],
             }
-
-    def share(of, by):
-        return sum(map(of, by_protocol)) / (sum(map(by, by_protocol)) or float("nan"))
-
+    best, choice = (
+        sum(table[name][key] for name in by_protocol)
+        for key in ("oracle_gain", "choice_gain")
+    )
     return {
         "gains": found,
         "harm_rate": float(
@@ -403,19 +404,19 @@ def _of_group(by_protocol, table):
             )
         ),
         "n_searches": len(cells),
-        "share_of_oracle": share(
-            *(
-                lambda name, model=model: gains(
-                    by_protocol[name], model, "baseline"
-                ).mean()
-                for model in ("choice", "oracle")
-            )
-        ),
-        "share_of_best_fit": share(
-            lambda name: table[name]["choice_gain"],
-            lambda name: table[name]["oracle_gain"],
-        ),
+        "share_of_oracle": _share_of_oracle(by_protocol),
+        "share_of_best_fit": choice / best if best else float("nan"),
     }
+
+
+def _share_of_oracle(by_protocol):
+    """Return what the choices gain over the baselines, of what the oracles gain."""
+    sums = np.zeros(2)
+    for cells in by_protocol.values():
+        told = [cell for cell in cells if "oracle" in cell["scores"]]
+        if told:
+            sums += [gains(told, m, "baseline").mean() for m in ("choice", "oracle")]
+    return float(sums[0] / sums[1]) if sums[1] else float("nan")
 
 
 def report(summary):
@@ -495,6 +496,7 @@ def main():
                 write(
                     result,
                     {"summary": summarize(cells), "cells": cells},
+                    device=default_device(),
                     trials=args.trials,
                 )
     report(summarize(cells))

@@ -23,6 +23,7 @@ __all__ = [
     "gelu",
     "gelu_backward",
     "has_hooks",
+    "has_step_hooks",
     "layer_norm",
     "layer_norm_backward",
     "log_softmax_backward",
@@ -60,7 +61,14 @@ def has_hooks(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+        or any(p._backward_hooks for p in module.parameters(recurse=False))
     )
+
+
+def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether a hook waits for the optimizer's steps."""
+    hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
+    return any(map(bool, hooks))
 
 
 def uncompiled(module: Any) -> Any:

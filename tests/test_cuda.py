@@ -261,6 +261,6 @@ def test_steps_are_graphs(digits, kind, monkeypatch):
         return record(recorder, function, generators)
 
     monkeypatch.setattr(_cuda_graph.CudaRecorder, "record", count)
-    ESTIMATORS[kind](dropout=0.2).fit(X, y)
+    ESTIMATORS[kind](dropout=0.2, max_epochs=10).fit(X, y)
     assert n_recorded
     assert min(n_recorded) > 0

@@ -392,6 +392,18 @@ def test_cnn_whitens_by_the_first_batch_of_all():
         assert torch.equal(network.whitening[0].weight, filters)
 
 
+def test_cnn_whitens_anew_where_weights_from_before_are_loaded():
+    x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    module = CNN((3, 6, 6), 2, (4,), random_state=0)
+    before = copy.deepcopy(module.state_dict())
+    module(x)
+    filters = module.whitening[0].weight.clone()
+    module.load_state_dict(before)
+    assert not torch.equal(module.whitening[0].weight, filters)
+    module(x)
+    assert torch.equal(module.whitening[0].weight, filters)
+
+
 @pytest.mark.parametrize("x", [torch.zeros(5, 1, 4, 4), torch.ones(1, 1, 4, 4)])
 def test_cnn_whitens_what_does_not_vary(x):
     module = CNN((1, 4, 4), 3, (4,), normalization=None, random_state=0).train()

@@ -13,6 +13,7 @@ from skorch.callbacks import (
     Checkpoint,
     EarlyStopping,
     EpochScoring,
+    Freezer,
     GradientNormClipping,
     LRScheduler,
 )
@@ -698,3 +699,29 @@ def test_a_frozen_or_hooked_module_is_not_stacked(blobs):
     hooked.body[0].register_forward_hook(lambda *_: calls.append(1))
     SoftRankNet(hooked, **own).fit(*blobs)
     assert len(calls) >= 12
+
+
+# -- Parameters that are not trained ---------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_freezer_freezes_what_it_names(blobs, precision):
+    first = "body.0*"
+    net = make_net(precision=precision).initialize()
+    before = next(net.module_.parameters()).detach().clone()
+    net = make_net(precision=precision, callbacks=[Freezer(first)]).fit(*blobs)
+    parameters = dict(net.module_.named_parameters())
+    frozen = [name for name, p in parameters.items() if not p.requires_grad]
+    assert frozen
+    assert torch.equal(parameters[frozen[0]], before)
+
+
+def test_who_freezes_between_epochs_of_a_stack_is_told_how(blobs):
+    class Freezing(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            next(net.module_.parameters()).requires_grad_(len(net.history) < 2)
+
+    net = make_net(callbacks=[Freezing()])
+    with pytest.raises(ValueError, match="callbacks must leave every parameter"):
+        net.fit(*blobs)
+    assert len(net.history) == 1

@@ -192,6 +192,12 @@ def module():
     return nn.Linear(1, 1)
 
 
+def optimizer():
+    import torch
+
+    return torch.optim.SGD(module().parameters())
+
+
 def compiled():
     import torch
 
@@ -246,6 +252,11 @@ ATTRIBUTES = [
         "_backward_hooks _backward_pre_hooks _forward_hooks _forward_pre_hooks",
     ),
     ("torch", compiled, "_orig_mod"),
+    (
+        "torch",
+        optimizer,
+        "_optimizer_step_pre_hooks _optimizer_step_post_hooks",
+    ),
 ]
 
 
@@ -282,6 +293,21 @@ def test_hooks_are_seen(kind):
     assert has_hooks(layer)
     handle.remove()
     assert not has_hooks(layer)
+
+
+def test_hooks_of_parameters_and_of_steps_are_seen():
+    from sksoftrank._torch import has_hooks, has_step_hooks
+
+    layer = module()
+    handle = next(layer.parameters()).register_hook(print)
+    assert has_hooks(layer)
+    handle.remove()
+    assert not has_hooks(layer)
+    for when in ("pre", "post"):
+        descent = optimizer()
+        assert not has_step_hooks(descent)
+        getattr(descent, f"register_step_{when}_hook")(print)
+        assert has_step_hooks(descent)
 
 
 # -- Nothing else leans on them --------------------------------------------------------

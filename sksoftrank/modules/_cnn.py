@@ -75,6 +75,10 @@ class _Whitening(nn.Module):
         conv = F.conv2d if x.ndim == 4 else F.conv1d
         return conv(x, self.weight, self.bias)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._is_known = False
+
     def _find(self, x: Tensor) -> None:
         """Set the filters from images (n, c, ...)."""
         n_places = math.prod(x.shape[2:])

@@ -53,7 +53,7 @@ class AutogradSteps:
         self.graphs = graphs
         # To read is to wait for all that the device has yet to do.
         is_on_cpu = torch.device(device or "cpu").type == "cpu"
-        self._reads_late = graphs is not None or not is_on_cpu
+        self._most_unread = 1 if is_on_cpu and graphs is None else 1000
         # What the graphs were recorded with, and the memory that they read and write.
         self._settings: tuple[Any, ...] = ()
         self._rates: list[Tensor] = []
@@ -90,27 +90,34 @@ class AutogradSteps:
     def _run(self, epoch: int) -> float:
         self.member.module.train()
         self._fill_settings()
-        losses: list[Tensor] = []
+        losses: list[float] = []
+        unread: list[Tensor] = []
         sizes: list[int] = []
+
+        def read() -> None:
+            values = torch.stack(unread).tolist() if unread else []
+            unread.clear()
+            losses.extend(values)
+            for step, value in enumerate(values, start=len(losses) - len(values) + 1):
+                if not math.isfinite(value):
+                    if self._most_unread > 1:  # Its means have been spoilt since.
+                        self.optimizer.state.clear()
+                    raise divergence(
+                        value,
+                        f"step {step} of epoch {epoch}",
+                        self.member.temperatures[epoch - 1],
+                        self.optimizer.param_groups[0]["lr"],
+                    )
+
         for x, y in self._batches():
             target = y if isinstance(y, tuple | list) else (y,)
             target = to_tensor(target, device=self.device)
-            losses.append(self._take_step(x, target))
             sizes.append(len(target[0]))
-            if not (self._reads_late or math.isfinite(losses[-1].item())):
-                break
-        values = torch.stack(losses).tolist()
-        for step, value in enumerate(values, start=1):
-            if not math.isfinite(value):
-                if self._reads_late:  # The means have been spoilt since.
-                    self.optimizer.state.clear()
-                raise divergence(
-                    value,
-                    f"step {step} of epoch {epoch}",
-                    self.member.temperatures[epoch - 1],
-                    self.optimizer.param_groups[0]["lr"],
-                )
-        return float(np.average(values, weights=sizes))
+            unread.append(self._take_step(x, target))
+            if len(unread) == self._most_unread:
+                read()
+        read()
+        return float(np.average(losses, weights=sizes))
 
     def _take_step(self, x: Any, target: Sequence[Tensor]) -> Tensor:
         """Step on some rows, by a graph where there are any; return their mean loss."""
@@ -139,8 +146,8 @@ class AutogradSteps:
             for parameter in group["params"]:  # zero_grad, less its profiler hook
                 parameter.grad = None
         loss = self.criterion(self._logits(x), *target)
-        if not (self._reads_late or math.isfinite(loss.item())):
-            return loss
+        if self._most_unread == 1 and not math.isfinite(loss.item()):
+            return loss.detach()  # The step would spoil weights and means.
         loss.backward()
         if self.clip is not None:
             self.clip()

@@ -57,9 +57,11 @@ class CudaRecorder:
         # What another thread launched on the stream of a capture would be captured.
         with _capturing:
             self.stream.wait_stream(here)
-            with torch.cuda.stream(self.stream):
-                function()
-            here.wait_stream(self.stream)
+            try:
+                with torch.cuda.stream(self.stream):
+                    function()
+            finally:
+                here.wait_stream(self.stream)
 
     def record(
         self, function: Callable[[], None], generators: list[torch.Generator]
@@ -130,7 +132,8 @@ class Graphs:
             self._launches[key] = None
         else:
             launch = self._launches[key] or self._record(function)
-            self._launches[key] = launch
+            if not self._is_plain:
+                self._launches[key] = launch
             launch()
 
     def _record(self, function: Callable[[], None]) -> Callable[[], None]:
@@ -138,6 +141,7 @@ class Graphs:
             return self._recorder.record(function, self._generators())
         except RuntimeError as error:
             self._is_plain = True
+            self.clear()  # The memory of others may be what was lacking.
             warnings.warn(
                 f"Training steps could not be captured as a CUDA graph: {error}. They "
                 "are launched one by one, with the same result in more time.",

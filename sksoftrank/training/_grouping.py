@@ -13,15 +13,20 @@ from skorch import NeuralNet
 from skorch.callbacks import (
     Callback,
     Checkpoint,
+    EarlyStopping,
     EpochScoring,
+    EpochTimer,
     GradientNormClipping,
     LRScheduler,
+    ParamMapper,
+    PassthroughScoring,
+    PrintLog,
 )
 from torch import nn
 from tqdm.auto import tqdm
 
 from sksoftrank._skorch import optimizer_names
-from sksoftrank._torch import has_hooks
+from sksoftrank._torch import has_hooks, has_step_hooks
 from sksoftrank.losses import TemperatureCrossEntropyLoss
 from sksoftrank.modules import CNN, MLP, Transformer
 from sksoftrank.modules._layers import DTYPE, RandomLayer, borrowed_globals
@@ -35,6 +40,13 @@ from sksoftrank.training._member import Member, StopFlag
 from sksoftrank.training._precision import matmul_precision
 from sksoftrank.training._stack_optimizer import check_optimizer
 
+# Those of skorch that change nothing of a network but by its optimizer's parameters.
+_HARMLESS = (
+    *(Checkpoint, EarlyStopping, EpochScoring, EpochTimer, GradientNormClipping),
+    *(LRScheduler, PassthroughScoring, PrintLog),
+)
+# Fewer steps take longer to capture than their launches.
+LEAST_STEPS = 50
 # Hooks that are called only where someone has them.
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 _BATCHES_PARAMS = set(inspect.signature(make_batches).parameters) - {"loader_params"}
@@ -87,6 +99,8 @@ def unsupported_reason(net: Any) -> str | None:
             isinstance(callback, Checkpoint) and callback.f_optimizer is not None
         ):
             return f"{type(callback).__name__} needs torch's optimizer"
+        if isinstance(callback, ParamMapper):
+            return f"{type(callback).__name__} may freeze parameters"
     if net.precision == "bf16":
         return "precision='bf16' needs autograd"
     if net.compile:
@@ -279,25 +293,46 @@ def _autograd_steps(net: Any, member: Member, stop: StopFlag | None) -> Steps:
 def _graphs(net: Any, member: Member) -> Graphs | None:
     """Return what launches a net's steps as graphs; None where nothing can.
 
-    A graph repeats what Python did once, so that all of it must be ours.
+    A graph repeats what Python did once, so that all of it must be ours or torch's,
+    and no callback may change it.
     """
     device = next(net.module_.parameters()).device  # With its number.
     recorder = recorder_for(device)
+    optimizer, batches = net.optimizer_, member.batches
     is_known = (
         type(net.module_) in (CNN, MLP, Transformer)
+        and all(
+            _is_of(type(m), "torch.nn", "sksoftrank.modules") for m in _modules(net)
+        )
+        and not any(map(has_hooks, _modules(net)))
         and type(net.criterion_) is TemperatureCrossEntropyLoss
-        and type(net.optimizer_)
-        in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
-        and net.optimizer_.defaults["fused"]
-        and isinstance(member.batches, InMemoryBatches)
-        and not any(map(has_hooks, net.module_.modules()))
+        and type(optimizer) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+        and optimizer.defaults["fused"]
+        and not has_step_hooks(optimizer)
+        and isinstance(batches, InMemoryBatches)
+        and all(
+            type(callback) in _HARMLESS or _is_of(type(callback), "sksoftrank")
+            for callback in callbacks_of(net)
+        )
     )
     if recorder is None or not is_known:
         return None
+    # Other temperatures ask for other graphs.
+    n_epochs = 1 if len(set(member.temperatures)) > 1 else len(member.temperatures)
+    if n_epochs * len(batches) < LEAST_STEPS:
+        return None
 
     def generators() -> list[torch.Generator]:
-        layers = [m for m in net.module_.modules() if isinstance(m, RandomLayer)]
+        layers = [m for m in _modules(net) if isinstance(m, RandomLayer)]
         made = [layer.generator_on(device) for layer in layers]
         return [generator for generator in made if generator is not None]
 
     return Graphs(recorder, generators)
+
+
+def _modules(net: Any) -> list[nn.Module]:
+    return [*net.module_.modules()]
+
+
+def _is_of(kind: type, *packages: str) -> bool:
+    return any(f"{kind.__module__}.".startswith(f"{name}.") for name in packages)

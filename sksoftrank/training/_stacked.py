@@ -217,7 +217,15 @@ class StackSteps:
         orders = [source.order() for source in sources]
         rows = sources[0].batches_per_block * size
         totals = torch.zeros(len(members), dtype=torch.float64)
-        errors: dict[int, Exception] = {}
+        errors: dict[int, Exception] = {
+            k: ValueError(
+                "callbacks must leave every parameter to be trained, for steps written "
+                "out train all, got one that freezes some. Derive it from skorch's "
+                "ParamMapper, as Freezer is, or freeze them before training."
+            )
+            for k, member in enumerate(members)
+            if not all(p.requires_grad for p in member.module.parameters())
+        }
         unread: list[tuple[int, Tensor]] = []
         for start in range(0, n_rows[0], rows):
             if self.stop is not None and self.stop.is_set:
