@@ -204,8 +204,23 @@ def _check_options(args: argparse.Namespace, output: Path) -> None:
             f"--output must lie in a directory that exists, got {str(output)!r}. "
             f"Create {str(output.parent)!r} first."
         )
+    _check_kind(output)
     if args.report is not None:
         check_target(args.report, "--report")
+
+
+def _check_kind(output: Path) -> None:
+    """Refuse a picture of a kind that matplotlib can't write."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:  # There will be no plot.
+        return
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if output.suffix[1:].lower() not in kinds:
+        raise ValueError(
+            f"--output must end in one of {', '.join(sorted(kinds))}, got "
+            f"{str(output)!r}. Name it {output.with_suffix('.png').name!r}, say."
+        )
 
 
 # -- Data --------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def test_precisions_learn(digits, kind, precision):
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_is_kept_and_read_where_there_is_no_gpu(digits, kind, tmp_path):
+def test_is_kept_and_read(digits, kind, tmp_path):
     X, X_test, y, _ = digits
     clf = ESTIMATORS[kind]().fit(X[:300], y[:300])
     expected = clf.predict_proba(X_test)
