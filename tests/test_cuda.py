@@ -23,7 +23,7 @@ from sksoftrank import (
 from sksoftrank.estimators._stacked_fit import PendingFit, fit_stacked
 from sksoftrank.inspection import compress_network, rank_profile
 from sksoftrank.losses import LinearTemperature
-from sksoftrank.training import _checkpoint, _cuda_graph
+from sksoftrank.training import _checkpoint, _cuda_graph, _grouping
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -72,10 +72,12 @@ def difference(one, other, X):
     return np.abs(a - b).max() / np.abs(a).max()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_learns_what_the_cpu_learns(digits, kind):
+def test_learns_what_the_cpu_learns(digits, monkeypatch, kind, optimizer):
+    monkeypatch.setattr(_grouping, "LEAST_STEPS", 2)
     X, X_test, y, _ = digits
-    there = ESTIMATORS[kind]().fit(X[:400], y[:400])
+    there = ESTIMATORS[kind](optimizer=optimizer).fit(X[:400], y[:400])
     here = clone(there).set_params(device="cpu").fit(X[:400], y[:400])
     assert next(there.module_.parameters()).device.type == "cuda"
     assert difference(here, there, X_test) < 1e-2
