@@ -10,9 +10,9 @@ singular values of the training embedding above a hundredth of the largest.
 # Two ranks, one parameter
 # ------------------------
 # A few trainings on the way find the temperature, so ``fit`` takes so many times as
-# long. It comes near the rank, not always to it: ``rank_`` is what was reached. A rank
-# that no temperature leads to, or that would cost accuracy, is an error that says what
-# there is.
+# long. It comes near the rank, not always to it: ``rank_`` is what was reached, and a
+# warning tells of more than a tenth. A rank that no temperature leads to, or that would
+# cost accuracy, is an error that says what there is.
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split

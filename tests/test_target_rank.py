@@ -171,7 +171,6 @@ def test_training_goes_on_at_the_temperature_that_was_found():
     assert clf.n_iter_ == 30  # No trials again.
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_grid_of_target_ranks_is_scikit_learns():
     grid = {"target_rank": [12, 30]}
     ours = StackedGridSearchCV(network(), grid, cv=2).fit(X, y)
