@@ -110,8 +110,10 @@ def compress_network(
         A perceptron, convolutional network or transformer of the package, or a pipeline
         that ends in one. It is left as it is.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        Rows that stand for those to be classified, of all classes. The rows trained on
-        serve well; of more than 8192 a random sample is taken.
+        Rows that stand for those to be classified, of all classes; of more than 8192 a
+        random sample is taken. The rows trained on mostly serve. Of a network that is
+        surer of them than of new ones, as transformers at high temperatures are, more
+        is cut than new rows bear: pass some that it has not seen as well.
     y : array-like of shape (n_samples,), default=None
         Their labels. None takes the network's own predictions: it is then those that
         are kept.
