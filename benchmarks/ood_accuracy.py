@@ -199,8 +199,12 @@ def real_mlp(seed):
     return RealMLP_TD_S_Classifier(random_state=seed, n_cv=1, n_refit=0)
 
 
-def rivals(protocol, task, seed):
-    """Return what fits each rival that no search chose: a network, or a classifier."""
+def rivals(protocol, task, seed, n_fits):
+    """Return what fits each rival that our search did not choose.
+
+    Each is a network, or a classifier.
+    """
+    network = task.pipeline(protocol.network())
     found = {"default": lambda: task.pipeline(protocol.network())}
     if protocol.image_shape is not None:
         return found
@@ -222,6 +226,7 @@ def rivals(protocol, task, seed):
     return found | {
         **{name: partial(task.pipeline, clf) for name, clf in clfs.items()},
         "first_default": lambda: tuned(task, plain, FIRST_RATES, seed),
+        "id_search": lambda: id_search(task, network, seed, n_fits),
         "random_forest": lambda: RandomForestClassifier(random_state=seed),
         "boosting": lambda: HistGradientBoostingClassifier(random_state=seed),
         "real_mlp": lambda: real_mlp(seed),
@@ -240,11 +245,11 @@ def score_networks(task, networks, seed):
     return scores
 
 
-def score_rivals(protocol, task, seed, names):
+def score_rivals(protocol, task, seed, names, n_fits):
     """Return the accuracies of those rivals that are named."""
     X, y = task.fit
     scores, networks = {}, {}
-    for name, make in rivals(protocol, task, seed).items():
+    for name, make in rivals(protocol, task, seed, n_fits).items():
         if name not in names:
             continue
         clf = make()
@@ -258,7 +263,7 @@ def score_rivals(protocol, task, seed, names):
     return scores | score_networks(task, networks, seed)
 
 
-def measure(protocol, task, seed, n_trials, extra, sampler):
+def measure(protocol, task, seed, n_trials, sampler):
     """Return a cell: the accuracies of what the search chose, and how it chose."""
     start = time.process_time()
     network = task.pipeline(protocol.network())
@@ -288,9 +293,6 @@ def measure(protocol, task, seed, n_trials, extra, sampler):
         "best_id": trial(int(np.nanargmax(id_scores))),
         "oracle": trial(int(np.nanargmax(ood))),
     }
-    if "id_search" in extra:
-        n_fits = int(results["n_seeds"].sum())
-        networks["id_search"] = id_search(task, network, seed, n_fits)
     return {
         "scores": score_networks(task, networks, seed),
         "choice": {
@@ -484,12 +486,11 @@ def main():
             is_new = bool(set(SEARCHED) - set(old) | set(SEARCHED) & set(args.again))
             if is_new:
                 sampler = RandomSampler(seed=seed) if is_random else None
-                cells[key] = measure(
-                    protocol, task, seed, args.trials, args.extra, sampler
-                )
+                cells[key] = measure(protocol, task, seed, args.trials, sampler)
             scores = cells[key]["scores"] = {**old, **cells[key]["scores"]}
             left = names - set(scores) | (names & set(args.again))
-            new = score_rivals(protocol, task, seed, left)
+            # As many as our search makes: a quarter are of its second stage.
+            new = score_rivals(protocol, task, seed, left, args.trials * 4 // 3)
             scores |= new
             if is_new or new:
                 print(key, f"{cells[key]['seconds']:.0f} s", *new, flush=True)
